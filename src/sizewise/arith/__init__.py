@@ -1,0 +1,1 @@
+"""Pure tensor mathematics: knows tensors, no modules and no graphs."""

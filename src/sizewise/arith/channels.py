@@ -1,0 +1,49 @@
+"""How much a channel counts, and how many to keep."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["group_magnitude", "kept_count", "strongest"]
+
+
+def group_magnitude(
+    weights: Sequence[Float[Tensor, "rows cols"]], channel_of: Sequence[Sequence[int]], channels: int
+) -> Float[Tensor, " channels"]:
+    """Magnitude of every channel of a group: root of the summed squares of all weights that would go with it.
+
+    Each layer's squares are divided by the layer's mean square, so that a layer with large weights does not decide for
+    the whole group.
+
+    Args:
+        weights: one matrix per member, rows along the axis that is cut.
+        channel_of: for every row of a member, the channel it belongs to.
+        channels: channels of the group.
+
+    Source: Fang et al., DepGraph, CVPR 2023, section 3.3 (group norm). Deviation: normalized per layer.
+    """
+    total = torch.zeros(channels, dtype=torch.float64)
+    for matrix, owner in zip(weights, channel_of, strict=True):
+        squares = matrix.detach().double().cpu().square().sum(1)
+        mean = squares.mean()
+        if mean > 0:
+            total.index_add_(0, torch.tensor(list(owner)), squares / mean)
+    return total.sqrt()
+
+
+def kept_count(channels: int, ratio: float, multiple: int) -> int:
+    """Channels to keep when a share `ratio` goes: the nearest multiple, at least one multiple, never more than there are.
+
+    A group with fewer than two multiples is rounded to single channels and keeps at least one.
+    """
+    if channels < 2 * multiple:
+        return max(1, min(channels, round(channels * (1 - ratio))))
+    return min(channels, max(multiple, round(channels * (1 - ratio) / multiple) * multiple))
+
+
+def strongest(scores: Float[Tensor, " channels"], count: int) -> list[int]:
+    """Indices of the `count` largest scores, in rising order; ties go to the lower index."""
+    order = torch.sort(scores, descending=True, stable=True).indices[:count]
+    return sorted(int(i) for i in order)

@@ -1,0 +1,1 @@
+"""Batches as users write them, calibration samples, statistics over data."""

@@ -1,0 +1,132 @@
+"""Batches as users write them, read into inputs and targets; loaders checked and sampled.
+
+A batch is a tensor (inputs only), a tuple or list whose first element is the input and second the target, or a dict of
+keyword inputs in which "labels", "label", "targets" or "target" is the target. A loader is any re-iterable of batches.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sizewise.errors import UsageError
+from sizewise.protocols import Inputs
+
+__all__ = ["CalibrationSample", "as_inputs", "batches", "check_loader", "digest", "examples_in", "split_batch"]
+
+_TARGET_KEYS = ("labels", "label", "targets", "target")
+
+
+def as_inputs(example: Any, where: str = "example_inputs") -> Inputs:
+    """Read `example_inputs`: one tensor, a tuple of positional inputs, or a dict of keyword inputs.
+
+    Raises:
+        UsageError: anything else, or nothing with an example in it.
+    """
+    if isinstance(example, Inputs):
+        inputs = example
+    elif isinstance(example, Tensor):
+        inputs = Inputs((example,))
+    elif isinstance(example, Mapping):
+        inputs = Inputs((), dict(example))
+    elif isinstance(example, tuple | list):
+        inputs = Inputs(tuple(example))
+    else:
+        raise UsageError(
+            "not model inputs", where=where, got=type(example).__name__, wanted="a tensor, a tuple of inputs or a dict"
+        )
+    if examples_in(inputs) < 1:
+        raise UsageError("holds no example", where=where, wanted="tensors whose first dimension is the batch")
+    return inputs
+
+
+def split_batch(batch: Any, where: str = "batch") -> tuple[Inputs, Any]:
+    """Inputs and target (or None) of one batch, in any of the accepted forms.
+
+    Raises:
+        UsageError: a form that is not accepted; says which are.
+    """
+    if isinstance(batch, Tensor):
+        return Inputs((batch,)), None
+    if isinstance(batch, Mapping):
+        inputs = {key: value for key, value in batch.items() if key not in _TARGET_KEYS}
+        return Inputs((), inputs), next((batch[key] for key in _TARGET_KEYS if key in batch), None)
+    if isinstance(batch, tuple | list) and 1 <= len(batch) <= 2:
+        return as_inputs(batch[0], where), batch[1] if len(batch) == 2 else None
+    raise UsageError(
+        "not a batch",
+        where=where,
+        got=f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__,
+        wanted="a tensor, (input, target), or a dict of keyword inputs",
+        hint="several inputs go into a tuple: ((first, second), target)",
+    )
+
+
+def batches(loader: Iterable[Any], where: str) -> Iterator[tuple[Inputs, Any]]:
+    """Every batch of a loader, read; empty batches are refused.
+
+    Raises:
+        UsageError: a form that is not accepted, a batch without examples, or a loader that yields nothing.
+    """
+    count = 0
+    for count, batch in enumerate(loader, start=1):
+        inputs, target = split_batch(batch, f"{where}, batch {count}")
+        if examples_in(inputs) < 1:
+            raise UsageError("the batch holds no example", where=f"{where}, batch {count}")
+        yield inputs, target
+    if not count:
+        raise UsageError("the loader yields no batch", where=where, hint="an iterator can be read only once; give a list or a DataLoader")
+
+
+def check_loader(loader: Any, where: str) -> None:
+    """Refuse what cannot be read again and again.
+
+    Raises:
+        UsageError: not iterable, or an iterator that is used up by reading it.
+    """
+    if not isinstance(loader, Iterable) or isinstance(loader, Tensor | Mapping | str):
+        raise UsageError("not a loader", where=where, got=type(loader).__name__, wanted="a re-iterable of batches, such as a DataLoader or a list")
+    if isinstance(loader, Iterator):
+        raise UsageError(
+            "the loader can be read only once",
+            where=where,
+            got=type(loader).__name__,
+            wanted="a re-iterable of batches, such as a DataLoader or a list",
+            hint="list(...) makes a list of it",
+        )
+
+
+def examples_in(inputs: Inputs) -> int:
+    """Examples in one call: the first dimension of the first tensor; 0 without tensors."""
+    for leaf in pytree.tree_leaves((inputs.args, dict(inputs.kwargs or {}))):
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return int(leaf.shape[0])
+    return 0
+
+
+def digest(inputs: Inputs, target: Any, into: "hashlib._Hash") -> None:
+    """Add one batch's bytes, shapes and dtypes to a running hash."""
+    for leaf in pytree.tree_leaves((inputs.args, dict(inputs.kwargs or {}), target)):
+        if isinstance(leaf, Tensor):
+            into.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            into.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if leaf.ndim else str(leaf.item()).encode())
+        else:
+            into.update(repr(leaf).encode())
+
+
+class CalibrationSample:
+    """The inputs of the first `limit` examples of a loader, re-iterable, targets dropped."""
+
+    def __init__(self, loader: Iterable[Any], limit: int, where: str = "calibration") -> None:
+        self.loader, self.limit, self.where = loader, limit, where
+
+    def __iter__(self) -> Iterator[Inputs]:
+        left = self.limit
+        for inputs, _ in batches(self.loader, self.where):
+            yield inputs
+            left -= examples_in(inputs)
+            if left <= 0:
+                return

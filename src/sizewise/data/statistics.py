@@ -1,0 +1,40 @@
+"""Normalization statistics re-estimated on data, after the layers before them changed."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sizewise.protocols import Inputs
+
+__all__ = ["reestimate_normalization"]
+
+
+def reestimate_normalization(model: nn.Module, inputs: Iterable[Inputs]) -> int:
+    """Replace every batch normalization's running mean and variance by those of `inputs`, in place.
+
+    The statistics are plain averages over batches (torch's momentum=None), as in Sun et al., Hybrid 8-bit training and
+    Li et al., EagleEye (ECCV 2020), who show that stale statistics explain most of the loss right after pruning.
+
+    Returns:
+        how many normalizations were treated. The model is left in eval mode.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    model.eval()
+    if not norms:
+        return 0
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        with torch.no_grad():
+            for batch in inputs:
+                batch.call(model)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+    return len(norms)

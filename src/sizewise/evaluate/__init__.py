@@ -1,0 +1,1 @@
+"""Per-example metrics, honest intervals, paired comparison."""

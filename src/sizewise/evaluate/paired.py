@@ -1,0 +1,133 @@
+"""Honest intervals: a mean of scores, a paired difference of scores, and how many examples would decide.
+
+A paired difference compares two models on the same examples; its spread is that of the differences, which is far
+smaller than that of either score. All levels are two-sided.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import optimize, stats
+
+from sizewise.types import Interval
+
+__all__ = ["examples_needed", "mean_interval", "median_interval", "paired_drop", "tango_interval"]
+
+Scores = Float[ndarray, " n"]
+
+
+def mean_interval(scores: Scores, *, binary: bool, confidence: float = 0.95) -> Interval:
+    """Mean of per-example scores: Wilson's interval for scores of 0 and 1, Student's t otherwise.
+
+    Source: Wilson, Probable inference, JASA 1927; Brown, Cai, DasGupta, Interval estimation for a binomial proportion,
+    2001, recommend it down to small n.
+    """
+    n = len(scores)
+    mean = float(np.mean(scores))
+    if binary and _is_binary(scores):
+        result = stats.binomtest(round(float(np.sum(scores))), n).proportion_ci(confidence, method="wilson")
+        low, high = float(result.low), float(result.high)
+    else:
+        half = _t_half_width(scores, confidence)
+        low, high = mean - half, mean + half
+    return Interval(value=mean, low=low, high=high, n=n, confidence=confidence)
+
+
+def paired_drop(
+    reference: Scores, candidate: Scores, *, higher_is_better: bool, binary: bool, confidence: float = 0.95
+) -> Interval:
+    """How much worse the candidate is, on average, on the same examples; positive is worse.
+
+    Scores of 0 and 1 use Tango's score interval, which stays honest when few examples differ; others Student's t on
+    the differences.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    differences = sign * (np.asarray(reference, float) - np.asarray(candidate, float))
+    n = len(differences)
+    value = float(np.mean(differences))
+    if binary and _is_binary(reference) and _is_binary(candidate):
+        worse, better = int(np.sum(differences > 0)), int(np.sum(differences < 0))
+        low, high = tango_interval(worse, better, n, confidence)
+    else:
+        half = _t_half_width(differences, confidence)
+        low, high = value - half, value + half
+    return Interval(value=value, low=low, high=high, n=n, confidence=confidence)
+
+
+def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval for the difference of two paired proportions, (b - c) / n.
+
+    Args:
+        b: pairs in which only the first is right.
+        c: pairs in which only the second is right.
+        n: all pairs.
+        confidence: two-sided level.
+
+    Source: Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design, Statistics in Medicine 17, 1998. For a hypothesised difference d the score statistic is
+    z(d) = (b - c - n d) / sqrt(n (2 q + d (1 - d))), with q the restricted maximum-likelihood estimate of the
+    probability that only the second is right; the interval is where |z(d)| is within the normal quantile. Roots by
+    bisection instead of Tango's secant method.
+    """
+    quantile = float(stats.norm.ppf(0.5 + confidence / 2))
+
+    def z(d: float) -> float:
+        # the restricted estimate solves 2n q^2 + B q - c d (1 - d) = 0
+        big_b = -b - c + (2 * n - b + c) * d
+        root = math.sqrt(max(0.0, big_b**2 + 8 * n * c * d * (1 - d)))
+        q = (root - big_b) / (4 * n)
+        variance = n * (2 * q + d * (1 - d))
+        numerator = b - c - n * d
+        if variance <= 1e-300:
+            return math.copysign(math.inf, numerator) if numerator else 0.0
+        return numerator / math.sqrt(variance)
+
+    centre = (b - c) / n
+    # z falls in d: above the quantile to the left of the interval, below minus the quantile to the right of it
+    low = -1.0 if z(-1 + 1e-12) < quantile else _bisect(lambda d: z(d) - quantile, -1 + 1e-12, centre)
+    high = 1.0 if z(1 - 1e-12) > -quantile else _bisect(lambda d: z(d) + quantile, centre, 1 - 1e-12)
+    return low, high
+
+
+def _bisect(function: "object", low: float, high: float) -> float:
+    return float(optimize.bisect(function, low, high, xtol=1e-10)) if low < high else low
+
+
+def examples_needed(drop: Interval, limit: float) -> int | None:
+    """Test examples that would decide whether the drop is within `limit`, if effect and spread stay as seen.
+
+    The half-width of the interval falls with the square root of n; decided means that it no longer reaches the limit.
+    None when the estimate sits on the limit, where no number decides.
+    """
+    distance = abs(limit - drop.value)
+    half = drop.high - drop.value if limit > drop.value else drop.value - drop.low
+    if distance <= 1e-12 or half <= 0:
+        return None
+    return math.ceil(drop.n * (half / distance) ** 2)
+
+
+def median_interval(samples: Scores, confidence: float = 0.95) -> Interval:
+    """Median with an interval from order statistics, which assumes nothing about the distribution.
+
+    Source: the count of samples below the median is binomial(n, 1/2) (David and Nagaraja, Order Statistics, 7.1). With
+    too few samples for the level, the interval is the range, and its confidence says what that range carries.
+    """
+    ordered = np.sort(np.asarray(samples, float))
+    n = len(ordered)
+    rank = int(stats.binom.ppf((1 - confidence) / 2, n, 0.5))
+    covered = 1 - 2 * float(stats.binom.cdf(rank - 1, n, 0.5)) if rank else 1 - 2 * 0.5**n
+    low, high = (ordered[rank - 1], ordered[n - rank]) if rank else (ordered[0], ordered[-1])
+    return Interval(value=float(np.median(ordered)), low=float(low), high=float(high), n=n, confidence=min(covered, confidence))
+
+
+def _is_binary(scores: Scores) -> bool:
+    return bool(np.all((scores == 0) | (scores == 1)))
+
+
+def _t_half_width(values: Scores, confidence: float) -> float:
+    n = len(values)
+    if n < 2:
+        return math.inf
+    return float(stats.t.ppf(0.5 + confidence / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))

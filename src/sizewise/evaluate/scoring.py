@@ -1,0 +1,152 @@
+"""Run a model or a loaded file over a split and collect per-example scores."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor, nn
+
+from sizewise.data.batches import batches, digest, examples_in
+from sizewise.errors import PreconditionError, UsageError
+from sizewise.evaluate.metrics import Metric, primary_output
+from sizewise.evaluate.paired import mean_interval, paired_drop
+from sizewise.protocols import Inputs
+from sizewise.types import Parity, Quality
+
+__all__ = ["Split", "measure_parity", "module_call", "quality", "score"]
+
+Call = Callable[[Inputs], Any]
+Scores = Float[ndarray, " n"]
+
+
+def module_call(model: nn.Module) -> Call:
+    """A module as a function of `Inputs`, without gradients."""
+
+    def call(inputs: Inputs) -> Any:
+        with torch.inference_mode():
+            return inputs.call(model)
+
+    return call
+
+
+@dataclass
+class Split:
+    """A loader with its name, and the fingerprint its first reading left.
+
+    Comparing two models example by example needs the same examples in the same order at every reading, so every later
+    reading is checked against the first.
+    """
+
+    name: str
+    loader: Iterable[Any]
+    fingerprint: str | None = None
+    count: int = 0
+
+    def read(self) -> Iterable[tuple[Inputs, Any]]:
+        """Inputs and targets of every batch.
+
+        Raises:
+            UsageError: the loader yields other examples, or another order, than the first time.
+        """
+        hashed, count = hashlib.sha256(), 0
+        for inputs, target in batches(self.loader, self.name):
+            digest(inputs, target, hashed)
+            count += examples_in(inputs)
+            yield inputs, target
+        if self.fingerprint is None:
+            self.fingerprint, self.count = hashed.hexdigest(), count
+        elif self.fingerprint != hashed.hexdigest():
+            raise UsageError(
+                "the loader yields other examples, or another order, at each reading",
+                where=self.name,
+                hint="models are compared example by example: no shuffling and no random augmentation on this split",
+            )
+
+
+def score(call: Call, split: Split, metric: Metric, reference: Call | None = None) -> Scores:
+    """Per-example scores of a model over a split.
+
+    Args:
+        call: the model or file.
+        split: what to read.
+        metric: one score per example.
+        reference: the reference model, for metrics that compare with it.
+
+    Raises:
+        PreconditionError: outputs that are not finite.
+        UsageError: labels missing or outside the classes.
+    """
+    parts: list[Scores] = []
+    for inputs, target in split.read():
+        outputs = primary_output(call(inputs))
+        if not bool(torch.isfinite(outputs).all()):
+            raise PreconditionError(
+                "the model's outputs are not finite", where=f"{split.name}, after {sum(map(len, parts))} examples"
+            )
+        if metric.target == "reference":
+            target = primary_output(reference(inputs)) if reference else outputs
+        elif target is None:
+            raise UsageError(
+                "the batches carry no target",
+                where=split.name,
+                wanted=f"(input, target) batches for the metric {metric.name!r}",
+                hint='metric="cosine" compares with the reference model and needs no labels',
+            )
+        parts.append(_scores(metric, outputs, target, examples_in(inputs), split.name))
+    return np.concatenate(parts)
+
+
+def _scores(metric: Metric, outputs: Tensor, target: Any, n: int, where: str) -> Scores:
+    values = metric.score(outputs, target)
+    if not isinstance(values, Tensor) or values.shape != (n,):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise UsageError(f"the metric {metric.name!r} must return one score per example", where=where, got=str(shape), wanted=f"({n},)")
+    scores: Scores = values.detach().double().cpu().numpy()
+    if not np.isfinite(scores).all():
+        raise PreconditionError(f"the metric {metric.name!r} gave scores that are not finite", where=where)
+    return scores
+
+
+def quality(scores: Scores, metric: Metric, reference: Scores | None = None, confidence: float = 0.95) -> Quality:
+    """Mean score with its interval, and the paired drop against the reference's scores."""
+    drop = None
+    if reference is not None:
+        drop = paired_drop(
+            reference, scores, higher_is_better=metric.higher_is_better, binary=metric.binary, confidence=confidence
+        )
+    return Quality(
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
+        score=mean_interval(scores, binary=metric.binary, confidence=confidence),
+        drop=drop,
+    )
+
+
+def measure_parity(module: Call, file: Call, split: Split, limit: int = 256) -> Parity:
+    """Compare a file with the module it was made from on the first `limit` examples of a split."""
+    largest, total, elements, magnitude, agreed, n, classes = 0.0, 0.0, 0, 0.0, 0.0, 0, True
+    for inputs, _ in batches(split.loader, split.name):
+        want, got = primary_output(module(inputs)).double(), primary_output(file(inputs)).double()
+        if want.shape != got.shape:
+            raise PreconditionError("the file's outputs have another shape", got=str(tuple(got.shape)), wanted=str(tuple(want.shape)))
+        gap = (want - got).abs()
+        largest = max(largest, float(gap.max()))
+        total, elements, magnitude = total + float(gap.sum()), elements + gap.numel(), magnitude + float(want.abs().sum())
+        classes = classes and want.ndim >= 2 and want.shape[-1] > 1
+        if classes:
+            agreed += float((want.argmax(-1) == got.argmax(-1)).double().mean()) * examples_in(inputs)
+        n += examples_in(inputs)
+        if n >= limit:
+            break
+    return Parity(
+        max_abs=largest,
+        mean_abs=total / elements,
+        output_scale=magnitude / elements,
+        top1_agreement=agreed / n if classes else None,
+        n=n,
+    )

@@ -1,0 +1,1 @@
+"""Exported graphs: tracing, which channels go together, surgery on shapes, quantization annotations."""

@@ -1,0 +1,146 @@
+"""From a module to a `torch.export` graph, and what can be read off that graph."""
+
+import copy
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from sizewise.errors import UnsupportedModel
+from sizewise.protocols import Inputs
+
+__all__ = ["Traced", "eval_copy", "is_graph", "output_layers", "quiet", "trace"]
+
+_NOISY = ("torch.onnx", "torch.export", "torchao", "torch.utils._pytree", "onnxscript", "onnx_ir")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep exporters' warnings and log lines, which concern their own code and not the user's, from the user."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """An exported program, and whether the first dimension of every input may vary ("dynamic") or is fixed."""
+
+    program: ExportedProgram
+    batch: int | Literal["dynamic"]
+
+
+def is_graph(model: nn.Module) -> bool:
+    """Whether the module already is an exported graph (such as a quantized one)."""
+    return isinstance(model, torch.fx.GraphModule)
+
+
+def eval_copy(model: nn.Module) -> nn.Module:
+    """A copy in inference mode; an exported graph already is."""
+    twin = copy.deepcopy(model)
+    return twin if is_graph(twin) else twin.eval()
+
+
+def trace(model: nn.Module, example: Inputs) -> Traced:
+    """Export `model`, with a free batch dimension where the model allows one.
+
+    The batch is the first dimension of every input tensor. A model that fixes it (or whose inputs differ in it) is
+    exported with the example's shapes instead.
+
+    Raises:
+        UnsupportedModel: torch cannot export the model; the message is torch's first line.
+    """
+    model = model if is_graph(model) else model.eval()
+    wide = widen(example)
+    dimension = torch.export.Dim("batch", min=1)
+    shapes = pytree.tree_map(lambda leaf: {0: dimension} if _batched(leaf) else None, (wide.args, dict(wide.kwargs or {})))
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.export.export(
+                model, wide.args, dict(wide.kwargs or {}), dynamic_shapes=_by_parameter(model, wide, shapes)
+            )
+        return Traced(program, "dynamic")
+    except Exception as dynamic_error:  # torch raises many types here; what counts is whether the static export works
+        try:
+            with quiet(), torch.no_grad():
+                program = torch.export.export(model, example.args, dict(example.kwargs or {}))
+        except Exception as error:
+            raise UnsupportedModel(
+                "torch cannot export this model",
+                got=_first_line(error),
+                hint="torch.export.export(model, inputs) shows the whole reason; remove data-dependent control flow",
+            ) from dynamic_error
+    return Traced(program, batch_size(example))
+
+
+def widen(example: Inputs) -> Inputs:
+    """The example with at least two examples per batch: torch treats a batch of one as a constant."""
+    if batch_size(example) != 1:
+        return example
+    args, kwargs = pytree.tree_map(
+        lambda leaf: torch.cat([leaf, leaf]) if _batched(leaf) else leaf, (example.args, dict(example.kwargs or {}))
+    )
+    return Inputs(args, kwargs)
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Examples in one call: the first dimension of the first tensor (1 when there is none)."""
+    leaves = [leaf for leaf in pytree.tree_leaves((inputs.args, dict(inputs.kwargs or {}))) if _batched(leaf)]
+    return int(leaves[0].shape[0]) if leaves else 1
+
+
+def _batched(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.ndim > 0
+
+
+def _by_parameter(model: nn.Module, example: Inputs, shapes: tuple[Any, Any]) -> Any:
+    # torch wants one entry per input, positional ones first, or a dict when keywords are used
+    args, kwargs = shapes
+    if not kwargs:
+        return tuple(args)
+
+    names = list(inspect.signature(model.forward).parameters)
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def output_layers(program: ExportedProgram) -> tuple[str, ...]:
+    """Module paths of the layers with weights that make the model's output, whose width therefore must stay."""
+    signature = program.graph_signature
+    names = {spec: target for spec, target in signature.inputs_to_parameters.items()}
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    found: set[str] = set()
+    seen: set[Any] = set()
+    queue = list(output.all_input_nodes)
+    while queue:
+        node = queue.pop()
+        if node in seen or node.op != "call_function":
+            continue
+        seen.add(node)
+        parameters = [names[i.name] for i in node.all_input_nodes if i.name in names]
+        # a normalization keeps the width of what it normalizes, so the search goes on behind it
+        passes = "norm" in str(node.target)
+        found.update(name.rpartition(".")[0] for name in parameters)
+        if not parameters or passes:
+            queue += [i for i in node.all_input_nodes if i.name not in names]
+    return tuple(sorted(found))

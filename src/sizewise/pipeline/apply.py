@@ -1,0 +1,101 @@
+"""The only place where techniques run: copies, seeds, checks traits and verifies what a technique promised."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sizewise import registry
+from sizewise.errors import InternalError, PreconditionError, UnknownName
+from sizewise.evaluate.metrics import primary_output
+from sizewise.graph.trace import eval_copy, is_graph
+from sizewise.protocols import Context, Technique, Trait
+from sizewise.types import Change, Plan
+
+__all__ = ["apply_plan", "make_technique", "rebuild_plan"]
+
+
+def make_technique(name: str, settings: Mapping[str, Any]) -> Technique:
+    """The technique of that name with these settings.
+
+    Raises:
+        UnknownName: no such technique, or a setting it does not have.
+    """
+    kind = registry.get("techniques", name)
+    known = [f.name for f in fields(kind)]
+    for key in settings:
+        if key not in known:
+            raise UnknownName(f"setting of {name}", key, known)
+    technique: Technique = kind(**settings)
+    return technique
+
+
+def apply_plan(model: nn.Module, plan: Plan, context: Context) -> tuple[nn.Module, Plan, tuple[Change, ...]]:
+    """Run a plan's steps on a copy of `model`.
+
+    Returns:
+        the shrunk module in inference mode, the plan with every step's record filled in, and what each step did.
+
+    Raises:
+        PreconditionError: a step needs something the model no longer is, or its own precondition fails.
+        UnsupportedModel: a step cannot treat the model.
+        InternalError: a technique changed the original or broke the model's outputs.
+    """
+    before = _marks(model)
+    current, traits = eval_copy(model), _traits(model)
+    steps, changes = [], []
+    for step in plan.steps:
+        technique = make_technique(step.technique, step.settings)
+        _check_traits(step.technique, technique, traits)
+        technique.requires(current, context)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            current, change = technique.apply(current, context)
+        _check_outputs(step.technique, current, context)
+        traits = traits & ~technique.removes | technique.gives
+        steps.append(replace(step, record=change.record))
+        changes.append(change)
+    if _marks(model) != before:
+        raise InternalError("a technique changed the original model", where=plan.label)
+    return current, replace(plan, steps=tuple(steps)), tuple(changes)
+
+
+def rebuild_plan(model: nn.Module, plan: Plan, context: Context) -> nn.Module:
+    """The structure that `apply_plan` made, without data; the caller loads the weights.
+
+    Raises:
+        PreconditionError: the plan was never applied, or does not fit the model.
+    """
+    current = eval_copy(model)
+    for step in plan.steps:
+        if step.record is None:
+            raise PreconditionError("the plan has no record of this step", where=step.technique)
+        current = make_technique(step.technique, step.settings).rebuild(current, step.record, context)
+    return current
+
+
+def _traits(model: nn.Module) -> Trait:
+    return Trait.FLOAT if is_graph(model) else Trait.FLOAT | Trait.MODULE
+
+
+def _check_traits(name: str, technique: Technique, traits: Trait) -> None:
+    missing = technique.needs & ~traits
+    if missing:
+        raise PreconditionError(
+            f"{name} needs a model that still is {missing.name}", where=name, got=str(traits.name), hint="put it earlier in the plan"
+        )
+
+
+def _check_outputs(name: str, model: nn.Module, context: Context) -> None:
+    with torch.inference_mode():
+        outputs = primary_output(context.example.call(model))
+    if not bool(torch.isfinite(outputs).all()):
+        raise PreconditionError("outputs are not finite after this step", where=name)
+
+
+def _marks(model: nn.Module) -> list[tuple[str, int, int, tuple[int, ...]]]:
+    """What changes when a tensor of the model is written to or replaced."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return [(name, id(t), t._version, tuple(t.shape)) for name, t in tensors]

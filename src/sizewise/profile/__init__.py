@@ -1,0 +1,1 @@
+"""What a model costs: static counts and measured time."""

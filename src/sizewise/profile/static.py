@@ -1,0 +1,62 @@
+"""Static cost of a module: parameters, MACs, bytes; what has no MAC formula is counted by name."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from sizewise.data.batches import examples_in
+from sizewise.protocols import Inputs
+from sizewise.types import Cost
+
+__all__ = ["profile_model"]
+
+# operators that move or rename data and do no arithmetic
+_FREE = frozenset(
+    "view reshape _unsafe_view expand permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind detach alias "
+    "clone contiguous copy_ _to_copy empty empty_like zeros zeros_like ones ones_like full arange lift_fresh as_strided cat stack "
+    "dropout native_dropout".split()
+)
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+        self.uncounted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func._overloadpacket
+        if packet in flop_registry:
+            self.macs += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+        elif (name := packet.__name__) not in _FREE:
+            self.uncounted[name] += 1
+        return out
+
+
+def profile_model(model: nn.Module, example: Inputs) -> Cost:
+    """Count one forward pass on `example`, in inference mode.
+
+    One MAC is one multiply-accumulate, two of torch's FLOPs. Shared parameters count once. The model's mode is kept.
+    """
+    counter = _Counter()
+    mode = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), counter:
+            example.call(model)
+    finally:
+        model.train(mode)
+    stored = {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
+    return Cost(
+        params=sum(p.numel() for p in model.parameters()),
+        macs=counter.macs,
+        weight_bytes=sum(t.numel() * t.element_size() for t in stored),
+        batch=examples_in(example),
+        uncounted=dict(sorted(counter.uncounted.items())),
+    )

@@ -1,0 +1,155 @@
+"""What a technique, a runtime and a progress display must offer. Nothing here imports torch at run time."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Flag, auto
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sizewise.types import Artefact, Change, Scheme
+
+__all__ = ["Context", "Inputs", "Progress", "Runner", "Runtime", "Silent", "Technique", "Trait"]
+
+
+class Trait(Flag):
+    """What a model is at some point of a plan; techniques say what they need, take away and give."""
+
+    NONE = 0
+    MODULE = auto()  # layers are nn.Module objects whose shapes surgery can change
+    FLOAT = auto()  # parameters are floating point
+    QUANTIZED = auto()  # the graph holds quantize/dequantize pairs
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one call: positional and keyword tensors (or nested tuples of tensors)."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] | None = None
+
+    def call(self, function: Any) -> Any:
+        """Call `function` with these inputs."""
+        return function(*self.args, **(self.kwargs or {}))
+
+
+class Progress(Protocol):
+    """Where a long run reports to. `total` counts units of work; one `advance` ends one unit."""
+
+    def start(self, total: int) -> None:
+        """The work begins and has `total` units."""
+        ...
+
+    def working(self, what: str) -> None:
+        """What is being done now."""
+        ...
+
+    def advance(self, line: str) -> None:
+        """One unit is done; `line` says with which result."""
+        ...
+
+    def note(self, line: str) -> None:
+        """Something worth a line that is not a unit of work."""
+        ...
+
+
+class Silent:
+    """A progress display that shows nothing."""
+
+    def start(self, total: int) -> None:
+        """Ignore."""
+
+    def working(self, what: str) -> None:
+        """Ignore."""
+
+    def advance(self, line: str) -> None:
+        """Ignore."""
+
+    def note(self, line: str) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a technique may use besides the model.
+
+    Attributes:
+        example: inputs of one call.
+        calibration: re-iterable of inputs without targets, or None when the task has no calibration data.
+        scheme: how the target runtime wants quantized graphs, or None when it has no integer kernels.
+        channel_multiple: channel counts that the runtime likes are multiples of this.
+        seed: of everything random.
+    """
+
+    example: Inputs
+    calibration: Iterable[Inputs] | None = None
+    scheme: "Scheme | None" = None
+    channel_multiple: int = 8
+    seed: int = 0
+
+
+class Technique(Protocol):
+    """One way to shrink. An implementation is a frozen dataclass whose fields are its settings."""
+
+    needs: ClassVar[Trait]
+    removes: ClassVar[Trait]
+    gives: ClassVar[Trait]
+
+    def requires(self, model: "nn.Module", context: Context) -> None:
+        """Pass, or raise PreconditionError saying what is missing."""
+        ...
+
+    def apply(self, model: "nn.Module", context: Context) -> "tuple[nn.Module, Change]":
+        """Change `model` (the runner has made a copy) and say what was done and what was left alone."""
+        ...
+
+    def rebuild(self, model: "nn.Module", record: Mapping[str, Any], context: Context) -> "nn.Module":
+        """Make the structure that `apply` made, from its record, without data; values are loaded afterwards."""
+        ...
+
+
+class Runner(Protocol):
+    """A loaded file, ready to be called."""
+
+    def __call__(self, inputs: Inputs) -> "tuple[Tensor, ...]":
+        """Run once; all outputs in order."""
+        ...
+
+    def prepare(self, inputs: Inputs) -> "Any":
+        """A function without arguments that runs once on these inputs, with conversion done ahead; for timing."""
+        ...
+
+
+class Runtime(Protocol):
+    """What executes the shipped file."""
+
+    name: ClassVar[str]
+    file_name: ClassVar[str]
+    scheme: ClassVar["Scheme | None"]
+    channel_multiple: ClassVar[int]
+
+    def lower(self, model: "nn.Module", example: Inputs, path: Path) -> "Artefact":
+        """Write one file. Raises UnsupportedModel when the model cannot be exported."""
+        ...
+
+    def load(self, path: Path, *, threads: int, batch: "int | str" = "dynamic") -> Runner:
+        """Load the file from disk."""
+        ...
+
+    def peak_memory(self, path: Path, example: Inputs, *, threads: int) -> int:
+        """Peak growth of resident memory, in bytes, of a fresh process that loads and runs the file."""
+        ...
+
+    def tolerance(self, *, quantized: bool) -> float:
+        """Largest mean difference to the torch module that still counts as the same model, as a share of the outputs' scale."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what executes the file."""
+        ...
+
+    def snippet(self, artefact: "Artefact", shape: Iterable[int], dtype: str) -> str:
+        """About five lines of code that run the file with this runtime alone; for the model card."""
+        ...

@@ -1,0 +1,1 @@
+"""One file per runtime; the file's name is the runtime's name."""

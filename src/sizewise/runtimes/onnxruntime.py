@@ -1,0 +1,230 @@
+"""ONNX Runtime on the CPU: the default. One `.onnx` file; int8 as QDQ pairs that the runtime fuses to integer kernels."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sizewise.data.batches import examples_in
+from sizewise.errors import InternalError, MissingExtra, UnsupportedModel, UsageError
+from sizewise.files import replacing, sha256_of
+from sizewise.graph.trace import quiet, trace
+from sizewise.protocols import Inputs
+from sizewise.types import Artefact, Scheme
+
+__all__ = ["RUNTIME", "OnnxRuntime", "OnnxRunner"]
+
+_LARGEST = 2_000_000_000  # one protobuf message holds at most 2 GiB
+
+
+def _ort() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "onnxruntime") from error
+    return onnxruntime
+
+
+class OnnxRunner:
+    """One session with a fixed number of threads; files with a fixed batch are fed in pieces."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        ort = _ort()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        try:
+            self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no base class but Exception
+            raise UnsupportedModel("onnxruntime cannot load the file", where=str(path), got=str(error)[:300]) from error
+        self.inputs = [i.name for i in self.session.get_inputs()]
+        shapes = [i.shape for i in self.session.get_inputs() if i.shape]
+        self.batch: int | None = shapes[0][0] if shapes and isinstance(shapes[0][0], int) else None
+
+    def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Run once; all outputs in order."""
+        feed, n = self._feed(inputs), examples_in(inputs)
+        if self.batch is None or self.batch == n:
+            return tuple(torch.from_numpy(np.asarray(out)) for out in self.session.run(None, feed))
+        pieces = [self._piece(feed, start, n) for start in range(0, n, self.batch)]
+        return tuple(torch.from_numpy(np.concatenate(parts)[:n]) for parts in zip(*pieces, strict=True))
+
+    def prepare(self, inputs: Inputs) -> Callable[[], object]:
+        """A function that runs once on these inputs."""
+        feed, run = self._feed(inputs), self.session.run
+        return lambda: run(None, feed)
+
+    def _piece(self, feed: dict[str, Any], start: int, n: int) -> list[Any]:
+        assert self.batch is not None
+        rows = [min(i, n - 1) for i in range(start, start + self.batch)]  # the last piece repeats the last example
+        outputs: list[Any] = self.session.run(None, {name: value[rows] for name, value in feed.items()})
+        return outputs
+
+    def _feed(self, inputs: Inputs) -> dict[str, Any]:
+        return _named_arrays(inputs, self.inputs)
+
+
+def _named_arrays(inputs: Inputs, names: list[str]) -> dict[str, Any]:
+    keywords = dict(inputs.kwargs or {})
+    if keywords and not inputs.args and set(keywords) == set(names):
+        return {name: np.ascontiguousarray(keywords[name].detach().cpu().numpy()) for name in names}
+    leaves = [leaf for leaf in pytree.tree_leaves((inputs.args, keywords)) if isinstance(leaf, Tensor)]
+    if len(leaves) != len(names):
+        raise UsageError("the file wants other inputs", got=f"{len(leaves)} tensors", wanted=f"{len(names)}: {', '.join(names)}")
+    arrays = (np.ascontiguousarray(leaf.detach().cpu().numpy()) for leaf in leaves)
+    return dict(zip(names, arrays, strict=True))
+
+
+class OnnxRuntime:
+    """Lower through torch's exporter, strip what only debugging needs, load with fixed threads."""
+
+    name: ClassVar[str] = "onnxruntime"
+    file_name: ClassVar[str] = "model.onnx"
+    channel_multiple: ClassVar[int] = 8
+    # signed activations run slower than float on x86 here; unsigned with int8 weights are the fast kernels
+    scheme: ClassVar[Scheme] = Scheme(
+        name="u8s8",
+        activation="uint8",
+        activation_range=(0, 255),
+        weight="int8",
+        weight_range=(-127, 127),
+        weight_per_channel=True,
+        fused_activations=("relu", "relu6"),
+    )
+
+    def lower(self, model: nn.Module, example: Inputs, path: Path) -> Artefact:
+        """Write one self-contained `.onnx` file.
+
+        Raises:
+            UnsupportedModel: torch cannot export it, an operator has no ONNX form, or it is too large for one file.
+        """
+        traced = trace(model, example)
+        proto = _export(traced.program)
+        _simplify(proto)
+        if proto.ByteSize() > _LARGEST:
+            raise UnsupportedModel("the model is too large for one ONNX file", got=f"{proto.ByteSize()} bytes", wanted="at most 2 GB")
+        with replacing(path) as draft:
+            draft.write_bytes(proto.SerializeToString(deterministic=True))
+        return Artefact(
+            runtime=self.name,
+            path=path.name,
+            sha256=sha256_of(path),
+            size_bytes=path.stat().st_size,
+            inputs=tuple(i.name for i in proto.graph.input),
+            outputs=tuple(o.name for o in proto.graph.output),
+            batch=traced.batch,
+            notes=() if traced.batch == "dynamic" else (f"the model fixes its batch at {traced.batch}",),
+        )
+
+    def load(self, path: Path, *, threads: int, batch: int | str = "dynamic") -> OnnxRunner:
+        """Load the file from disk. The file itself says whether its batch is fixed."""
+        return OnnxRunner(path, threads)
+
+    def peak_memory(self, path: Path, example: Inputs, *, threads: int) -> int:
+        """Peak growth of resident memory, in bytes, of a fresh process that loads the file and runs it five times.
+
+        What Python, numpy and onnxruntime take before loading is not counted.
+        """
+        names = [i.name for i in _ort().InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()]
+        with tempfile.TemporaryDirectory() as folder:
+            arrays = Path(folder) / "inputs.npz"
+            np.savez(arrays, **_named_arrays(example, names))
+            command = [sys.executable, "-m", "sizewise.runtimes._onnxruntime_memory", str(path), str(arrays), str(threads)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InternalError("the memory probe failed", where=str(path), got=done.stderr.strip()[-300:])
+        return int(json.loads(done.stdout)["peak_growth_bytes"])
+
+    def tolerance(self, *, quantized: bool) -> float:
+        """Mean difference to the torch module, as a share of the outputs' scale.
+
+        Float differs by rounding only. Integer kernels round ties and accumulate differently from torch's simulation;
+        one step of 1/255 per layer adds up.
+        """
+        return 0.1 if quantized else 1e-3
+
+    def versions(self) -> dict[str, str]:
+        """Versions of onnxruntime and onnx."""
+        import onnx
+
+        return {"onnxruntime": _ort().__version__, "onnx": onnx.__version__}
+
+    def snippet(self, artefact: Artefact, shape: Iterable[int], dtype: str) -> str:
+        """Code that runs the file with onnxruntime and numpy alone."""
+        return (
+            "import numpy as np\n"
+            "import onnxruntime as ort\n"
+            f'session = ort.InferenceSession("{artefact.path}", providers=["CPUExecutionProvider"])\n'
+            f'x = np.zeros({tuple(shape)!r}, dtype="{dtype}")  # your input\n'
+            f'print(session.run(None, {{"{artefact.inputs[0]}": x}})[0])\n'
+        )
+
+
+def _export(program: Any) -> Any:
+    try:
+        with quiet():
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+    except torch.onnx.errors.OnnxExporterError as error:
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        raise UnsupportedModel("the model has no ONNX form", got=lines[0][:300] if lines else None) from error
+    assert exported is not None
+    return exported.model_proto
+
+
+def _simplify(proto: Any) -> None:
+    """Remove what only debugging needs (stack traces with local paths among it), and pool the way integer kernels do."""
+    graph = proto.graph
+    _means_to_pools(graph)
+    for item in [proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer]:
+        item.doc_string = ""
+        del item.metadata_props[:]
+    del graph.value_info[:]
+    for node in graph.node:
+        node.name = ""
+    _shorten_names(graph)
+
+
+def _shorten_names(graph: Any) -> None:
+    """Short names for everything but the inputs ("output" or "output_0", … for the outputs): half the file of a small quantized model is names."""
+    fixed = {item.name for item in graph.input}
+    inner = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
+    short = {name: f"_{index:x}" for index, name in enumerate(dict.fromkeys(inner)) if name and name not in fixed}
+    outputs = [o for o in graph.output if o.name in short]
+    for index, output in enumerate(outputs):
+        short[output.name] = "output" if len(outputs) == 1 else f"output_{index}"
+        output.name = short[output.name]
+    for tensor in graph.initializer:
+        tensor.name = short.get(tensor.name, tensor.name)
+    for node in graph.node:
+        for field in (node.input, node.output):
+            field[:] = [short.get(name, name) for name in field]
+
+
+def _means_to_pools(graph: Any) -> None:
+    """A mean over height and width that keeps both is a global average pool, which has an integer kernel; a mean has none."""
+    from onnx import numpy_helper
+
+    values = {i.name: i for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in values:
+            continue
+        axes = sorted(numpy_helper.to_array(values[node.input[1]]).tolist())
+        keeps = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        if keeps and axes in ([-2, -1], [2, 3]):
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+
+
+RUNTIME = OnnxRuntime

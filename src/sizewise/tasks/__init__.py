@@ -1,0 +1,1 @@
+"""Tasks: candidates, data, metric; the built-in ones."""

@@ -1,0 +1,90 @@
+"""Find a task by what a person types: a built-in name, a file, or a module and an attribute."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from sizewise.errors import PreconditionError, SizewiseError, UnknownName, UsageError
+from sizewise.tasks.task import Task
+
+__all__ = ["BUILT_IN", "load_task"]
+
+BUILT_IN = ("digits",)
+
+
+def load_task(spec: str) -> Task:
+    """The task named by `spec`: "digits", "path/to/file.py" (which defines `task`), or "package.module:task".
+
+    A task file is a Python program of the user's own and is run as such.
+
+    Raises:
+        UnknownName: neither a built-in name nor a file nor module:attribute.
+        UsageError: the file does not exist, or defines no task.
+        PreconditionError: the file raises.
+    """
+    if spec in BUILT_IN:
+        module = importlib.import_module(f"sizewise.tasks.{spec}")
+        task: Task = module.make_task()
+        return task
+    if spec.endswith(".py"):
+        return _attribute(_run_file(Path(spec)), "task", spec)
+    if ":" in spec:
+        name, _, attribute = spec.partition(":")
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        return _attribute(_guarded(lambda: importlib.import_module(name), spec), attribute, spec)
+    raise UnknownName("task", spec, [*BUILT_IN, "path/to/file.py", "package.module:task"])
+
+
+def _run_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError("no such task file", where=str(path))
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    if found is None or found.loader is None:
+        raise UsageError("not a Python file", where=str(path))
+    module = importlib.util.module_from_spec(found)
+    loader = found.loader
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    _guarded(lambda: loader.exec_module(module), str(path))
+    return module
+
+
+def _guarded(run: "object", where: str) -> ModuleType:
+    assert callable(run)
+    try:
+        return run()  # type: ignore[no-any-return]
+    except SizewiseError:
+        raise
+    except Exception as error:  # user code: any failure is the file's, and is named as such
+        line = _line_of(error)
+        raise PreconditionError(
+            "the task could not be read", where=f"{where}{line}", got=f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _line_of(error: Exception) -> str:
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        frames.append(trace)
+        trace = trace.tb_next
+    inside = [t for t in frames if "importlib" not in t.tb_frame.f_code.co_filename and "sizewise" not in t.tb_frame.f_code.co_filename]
+    return f", line {inside[0].tb_lineno}" if inside else ""
+
+
+def _attribute(module: ModuleType, attribute: str, where: str) -> Task:
+    if not hasattr(module, attribute):
+        tasks = [name for name, value in vars(module).items() if isinstance(value, Task)]
+        raise UsageError(
+            f"the module defines no {attribute!r}",
+            where=where,
+            wanted=f"{attribute} = sizewise.Task(...)",
+            hint=f"it defines {', '.join(tasks)}" if tasks else None,
+        )
+    task = getattr(module, attribute)
+    if not isinstance(task, Task):
+        raise UsageError(f"{attribute!r} is not a task", where=where, got=type(task).__name__, wanted="a sizewise.Task")
+    return task

@@ -1,0 +1,140 @@
+"""Remove whole channels, the weakest of every group of layers that must lose the same ones.
+
+What it does: groups layers whose channels go together, ranks channels by the magnitude of all weights that would go with
+them, cuts the same share from every group, then re-estimates normalization statistics. Helps: every runtime, since the
+layers are really smaller. Hurts: accuracy, quickly beyond a third without training. Needs: calibration inputs for the
+statistics (it works without, worse). Cost: one trace, one pass over the calibration inputs.
+
+Source: Fang et al., DepGraph, CVPR 2023; Li et al., EagleEye, ECCV 2020 for the statistics.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sizewise.arith.channels import group_magnitude, kept_count, strongest
+from sizewise.data.statistics import reestimate_normalization
+from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
+from sizewise.graph.coupling import Group, Member, channel_groups
+from sizewise.graph.surgery import keep_indices
+from sizewise.graph.trace import output_layers, trace
+from sizewise.protocols import Context, Trait
+from sizewise.types import Change, Skip
+
+__all__ = ["TECHNIQUE", "ChannelPruning"]
+
+
+@dataclass(frozen=True)
+class ChannelPruning:
+    """Remove a share of the channels of every group.
+
+    Args:
+        ratio: share of channels removed, in (0, 1); counts are rounded to multiples that the runtime likes.
+
+    Raises:
+        UsageError: a ratio outside (0, 1).
+    """
+
+    ratio: float = 0.5
+
+    needs: ClassVar[Trait] = Trait.FLOAT | Trait.MODULE
+    removes: ClassVar[Trait] = Trait.NONE
+    gives: ClassVar[Trait] = Trait.NONE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:
+            raise UsageError("ratio must be more than 0 and less than 1", where="channel_pruning", got=str(self.ratio))
+
+    def requires(self, model: nn.Module, context: Context) -> None:
+        """Parameters that can be traced through autograd.
+
+        Raises:
+            PreconditionError: the model has no parameters.
+        """
+        if not any(True for _ in model.parameters()):
+            raise PreconditionError("the model has no parameters", where="channel_pruning")
+
+    def apply(self, model: nn.Module, context: Context) -> tuple[nn.Module, Change]:
+        """Cut every group, in place, and re-estimate normalization statistics.
+
+        Raises:
+            UnsupportedModel: the model cannot be traced, no group can be cut, or the cut model does not run.
+        """
+        model.eval().requires_grad_(True)
+        frozen = output_layers(trace(model, context.example).program)
+        groups, skips = channel_groups(model, context.example, frozen)
+        skipped = list(skips)
+        kept: dict[str, dict[str, list[int]]] = {}
+        touched: set[str] = set()
+        for group in groups:
+            count = kept_count(group.channels, self.ratio, context.channel_multiple)
+            if count == group.channels:
+                skipped.append(Skip(what=group.name, reason=f"{count} channels cannot lose a share of {self.ratio}"))
+                continue
+            channels = strongest(_scores(model, group), count)
+            for member in group.members:
+                kept.setdefault(member.path, {})[member.axis] = _rows(member, channels)
+                touched.add(member.path)
+        if not kept:
+            raise UnsupportedModel("no group of channels can be cut", where="channel_pruning", got="; ".join(f"{s.what}: {s.reason}" for s in skipped[:3]))
+        _cut(model, kept)
+        _check_runs(model, context)
+        notes = ()
+        if context.calibration is None:
+            notes = ("no calibration data: normalization statistics are those of the unpruned model",)
+        else:
+            reestimate_normalization(model, context.calibration)
+        return model, Change(touched=tuple(sorted(touched)), skipped=tuple(skipped), notes=notes, record={"kept": kept})
+
+    def rebuild(self, model: nn.Module, record: Mapping[str, Any], context: Context) -> nn.Module:
+        """Cut the same channels; weights and statistics are loaded afterwards.
+
+        Raises:
+            PreconditionError: the record names layers or channels that the model does not have.
+        """
+        try:
+            _cut(model, record["kept"])
+        except (AttributeError, IndexError) as error:
+            raise PreconditionError(
+                "the recorded channels do not fit this model", where="channel_pruning", got=str(error), hint="is it the model the plan was made for?"
+            ) from error
+        return model
+
+
+def _scores(model: nn.Module, group: Group) -> Tensor:
+    matrices, owners = [], []
+    for member in group.members:
+        weight = getattr(model.get_submodule(member.path), "weight", None)
+        if weight is None or weight.ndim < 2:
+            continue  # a normalization's scale says little about what its channel carries
+        matrix = weight if member.axis == "out" else weight.transpose(0, 1)
+        matrices.append(matrix.reshape(matrix.shape[0], -1))
+        owners.append(member.channel_of)
+    return group_magnitude(matrices, owners, group.channels)
+
+
+def _rows(member: Member, channels: list[int]) -> list[int]:
+    wanted = set(channels)
+    return [row for row, channel in enumerate(member.channel_of) if channel in wanted]
+
+
+def _cut(model: nn.Module, kept: Mapping[str, Mapping[str, list[int]]]) -> None:
+    for path, axes in kept.items():
+        for axis, rows in axes.items():
+            keep_indices(model.get_submodule(path), "out" if axis == "out" else "in", rows)
+
+
+def _check_runs(model: nn.Module, context: Context) -> None:
+    try:
+        with torch.no_grad():
+            context.example.call(model)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UnsupportedModel(
+            "the model does not run with fewer channels", where="channel_pruning", got=str(error).splitlines()[0], hint="its code depends on a channel count"
+        ) from error
+
+
+TECHNIQUE = ChannelPruning

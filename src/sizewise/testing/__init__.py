@@ -1,0 +1,1 @@
+"""Conformance kits, tiny models and a null runtime, shipped for third parties."""

@@ -1,0 +1,476 @@
+"""The vocabulary: frozen dataclasses that go to JSON and back without loss. Nothing here imports torch.
+
+Latencies are seconds, sizes are bytes, quality is in the metric's own unit (accuracy: share of 1).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from sizewise import units
+from sizewise.errors import UsageError
+
+__all__ = [
+    "Artefact",
+    "Budget",
+    "Candidate",
+    "Change",
+    "Cost",
+    "Device",
+    "Interval",
+    "Limit",
+    "LimitVerdict",
+    "Measurement",
+    "Parity",
+    "Plan",
+    "Quality",
+    "Relaxation",
+    "RunRecord",
+    "ScaleRecord",
+    "Scheme",
+    "Skip",
+    "Step",
+    "Verdict",
+    "Violation",
+    "from_json",
+    "to_json",
+]
+
+T = TypeVar("T")
+How = Literal["measured", "predicted", "declared"]
+Limit = Literal["latency", "size", "memory", "max_drop", "min_quality"]
+Judgement = Literal["proved", "undecided", "refused"]
+
+
+def to_json(value: Any) -> bytes:
+    """Encode a dataclass of this module, indented, keys in field order."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def from_json(kind: type[T], data: bytes | str, *, where: str = "record") -> T:
+    """Decode and check; the inverse of `to_json`.
+
+    Raises:
+        UsageError: the text is not JSON or does not have the shape of `kind`.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"not a valid {kind.__name__}", where=where, got=str(error), hint="the file is damaged or from another version"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A figure with what is known about it.
+
+    Attributes:
+        value: the estimate (a median for latencies, a mean for qualities).
+        low: lower end of the confidence interval.
+        high: upper end.
+        n: how many observations it rests on; 0 where it does not apply.
+        how: measured here, predicted from a model, or declared by somebody.
+        confidence: two-sided level of [low, high]; 1 where the figure is exact.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    how: How = "measured"
+    confidence: float = 0.95
+
+    @classmethod
+    def exact(cls, value: float, how: How = "measured") -> "Interval":
+        """A figure without uncertainty, such as a file size."""
+        return cls(value=value, low=value, high=value, n=1, how=how, confidence=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Static cost of one forward pass.
+
+    Attributes:
+        params: parameters, shared ones counted once.
+        macs: multiply-accumulates of convolutions, linear layers and matrix products (one MAC = two FLOPs).
+        weight_bytes: bytes of parameters and buffers in the stored dtype.
+        batch: examples in the pass that was counted.
+        uncounted: operators without a MAC formula and how often each ran; elementwise work is here, not silently zero.
+    """
+
+    params: int
+    macs: int
+    weight_bytes: int
+    batch: int
+    uncounted: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Quality on one split, and the paired drop against the reference (positive = worse)."""
+
+    metric: str
+    higher_is_better: bool
+    score: Interval
+    drop: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far the file is from the torch module it was made from, over `n` validation examples."""
+
+    max_abs: float
+    mean_abs: float
+    output_scale: float
+    top1_agreement: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was measured on one file, loaded back from disk."""
+
+    latency: Interval
+    latency_ratio: float
+    size_bytes: int
+    memory: Interval
+    quality: Quality
+    parity: Parity
+    threads: int
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """A limit that a candidate breaks."""
+
+    limit: Limit
+    got: float
+    allowed: float
+
+    @property
+    def excess(self) -> float:
+        """How many times over (or under, for a least quality) the limit the figure is; at least 1."""
+        if self.limit == "min_quality":
+            return self.allowed / max(self.got, 1e-12)
+        if self.limit == "max_drop":
+            # a drop is additive and its limit may be zero, so one further point counts like doubling the cost
+            return 1.0 + (self.got - self.allowed) / max(self.allowed, 0.01)
+        return self.got / max(self.allowed, 1e-12)
+
+
+@dataclass(frozen=True, init=False)
+class Budget:
+    """What the shipped file may cost. A limit left out is no limit.
+
+    Args:
+        latency: median time of one call, such as "5 ms"; a number is seconds.
+        size: bytes on disk, such as "2 MB" (decimal) or "2 MiB"; a number is bytes.
+        memory: peak growth of resident memory while loading and running the file; a number is bytes.
+        max_drop: largest loss of quality against the reference, in percentage points of the metric: "1 %" allows
+            accuracy 0.960 where the reference has 0.970. It is a difference, not a ratio. A bare number is in the
+            metric's own unit (0.01 is one point of accuracy).
+        min_quality: least quality, such as "95 %"; a bare number is in the metric's own unit. For a metric where
+            less is better (a loss), the most that is accepted.
+
+    Raises:
+        UsageError: a quantity that cannot be read, or a limit of zero where nothing could fit.
+    """
+
+    latency_s: float | None
+    size_bytes: int | None
+    memory_bytes: int | None
+    max_drop: float | None
+    min_quality: float | None
+
+    def __init__(
+        self,
+        latency: str | float | None = None,
+        size: str | float | None = None,
+        memory: str | float | None = None,
+        max_drop: str | float | None = None,
+        min_quality: str | float | None = None,
+    ) -> None:
+        def read(name: str, text: str | float | None, parse: Any, least: float) -> Any:
+            value = None if text is None else parse(text, name)
+            if value is not None and value < least:
+                raise UsageError(f"{name} must be more than zero", got=repr(text))
+            return value
+
+        tiny = 1e-12
+        for name, value in (
+            ("latency_s", read("latency", latency, units.parse_seconds, tiny)),
+            ("size_bytes", read("size", size, units.parse_bytes, 1)),
+            ("memory_bytes", read("memory", memory, units.parse_bytes, 1)),
+            ("max_drop", read("max_drop", max_drop, units.parse_points, 0.0)),
+            ("min_quality", read("min_quality", min_quality, units.parse_points, 0.0)),
+        ):
+            object.__setattr__(self, name, value)
+
+    def violations(self, measured: Measurement) -> tuple[Violation, ...]:
+        """The limits that the point estimates of `measured` break, in the order of the fields."""
+        drop = measured.quality.drop
+        sign = 1 if measured.quality.higher_is_better else -1
+        rows: tuple[tuple[Limit, float | None, float | None], ...] = (
+            ("latency", measured.latency.value, self.latency_s),
+            ("size", measured.size_bytes, self.size_bytes),
+            ("memory", measured.memory.value, self.memory_bytes),
+            ("max_drop", drop.value if drop else None, self.max_drop),
+        )
+        broken = [
+            Violation(limit=limit, got=got, allowed=allowed)
+            for limit, got, allowed in rows
+            if got is not None and allowed is not None and got > allowed + 1e-12
+        ]
+        score = measured.quality.score.value
+        if self.min_quality is not None and sign * score < sign * self.min_quality:
+            broken.append(Violation(limit="min_quality", got=score, allowed=self.min_quality))
+        return tuple(broken)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """Something a technique left alone, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a technique did.
+
+    Attributes:
+        touched: module paths (or graph nodes) that changed.
+        skipped: what was left alone, each with its reason.
+        notes: remarks for the report.
+        record: JSON-able facts that `rebuild` needs to make the same structure again without data.
+    """
+
+    touched: tuple[str, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    notes: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One technique with its settings, and once applied the record that rebuilds its structure."""
+
+    technique: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Ordered steps for one scale; replayable."""
+
+    scale: str
+    steps: tuple[Step, ...] = ()
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """A short name: "float", "int8_static", "channel_pruning(ratio=0.5) + int8_static"."""
+        return " + ".join(_step_label(step) for step in self.steps) or "float"
+
+    @property
+    def id(self) -> str:
+        """A file name made of the scale and the steps."""
+        text = f"{self.scale}-{self.label}".replace(" + ", "-").replace("(", "-").replace(")", "")
+        return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+
+
+def _step_label(step: Step) -> str:
+    inner = ", ".join(f"{k}={v}" for k, v in step.settings.items())
+    return f"{step.technique}({inner})" if inner else step.technique
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """A shipped file.
+
+    Attributes:
+        runtime: what executes it.
+        path: where it is, relative to the folder that names it.
+        sha256: of the file.
+        size_bytes: on disk.
+        inputs: names of the graph's inputs, in order.
+        outputs: names of the graph's outputs, in order.
+        batch: "dynamic", or the fixed number of examples the file accepts.
+        notes: what a user of the file should know.
+    """
+
+    runtime: str
+    path: str
+    sha256: str
+    size_bytes: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batch: int | Literal["dynamic"]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How a runtime wants quantized graphs, so that it executes them as integers.
+
+    Attributes:
+        activation: dtype and range of activations, per tensor, affine.
+        weight: dtype and range of weights, symmetric.
+        weight_per_channel: one scale per output channel.
+        fused_activations: activations that the runtime folds into the layer before them; they share its output scale.
+    """
+
+    name: str
+    activation: Literal["uint8", "int8"]
+    activation_range: tuple[int, int]
+    weight: Literal["int8"]
+    weight_range: tuple[int, int]
+    weight_per_channel: bool
+    fused_activations: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where latency and memory are measured or predicted.
+
+    Attributes:
+        name: the file's name.
+        title: for people.
+        how: "measured" when this machine is the device.
+        threads: threads per call.
+        machine: what was found (processor, cores, memory, system).
+        sources: where the numbers come from.
+    """
+
+    name: str
+    title: str
+    how: How
+    threads: int
+    machine: dict[str, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleRecord:
+    """One candidate scale: what it costs, how it was trained, how good it is in float."""
+
+    name: str
+    cost: Cost
+    trained: str
+    quality: Quality | None = None
+    torch_latency: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One plan tried.
+
+    Attributes:
+        id: also the folder under `trials/`.
+        status: measured; stopped (hopeless before lowering, see reason); failed (see reason); untried (time ran out).
+        reason: why it is not measured.
+        on_frontier: no other measured candidate is at least as good on every count and better on one.
+        seconds: what trying it took.
+    """
+
+    id: str
+    plan: Plan
+    status: Literal["measured", "stopped", "failed", "untried"]
+    reason: str | None = None
+    changes: tuple[Change, ...] = ()
+    artefact: Artefact | None = None
+    measured: Measurement | None = None
+    on_frontier: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitVerdict:
+    """Whether one limit is kept: proved, undecided or refused, with the figure it rests on.
+
+    `needed` is how many test examples would decide an undecided quality limit, at the effect and spread seen.
+    """
+
+    limit: Limit
+    judgement: Judgement
+    figure: Interval
+    allowed: float
+    reason: str
+    needed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """All limits, and the worst of them."""
+
+    judgement: Judgement
+    limits: tuple[LimitVerdict, ...]
+    test_quality: Quality | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxation:
+    """The value of one limit at which a tried candidate would fit while every other limit stays."""
+
+    limit: Limit
+    allowed: float
+    needed: float | None
+    candidate: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything about a run; the only input of every report."""
+
+    version: str
+    created: str
+    seconds: float
+    task: str
+    metric: str
+    fingerprint: str
+    data: dict[str, Any]
+    budget: Budget
+    runtime: str
+    device: Device
+    seed: int
+    versions: dict[str, str]
+    reference: str
+    reference_quality: Quality
+    reference_torch_latency: Interval
+    reference_weight_bytes: int
+    scales: tuple[ScaleRecord, ...]
+    candidates: tuple[Candidate, ...]
+    chosen: str
+    feasible: bool
+    speedup: Interval
+    verdict: Verdict
+    relaxations: tuple[Relaxation, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def candidate(self, candidate_id: str) -> Candidate:
+        """The candidate of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for candidate in self.candidates:
+            if candidate.id == candidate_id:
+                return candidate
+        raise KeyError(candidate_id)
+
+    @property
+    def winner(self) -> Candidate:
+        """The chosen candidate."""
+        return self.candidate(self.chosen)
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """A dataclass of this module as plain dictionaries and lists."""
+    result: Mapping[str, Any] = msgspec.to_builtins(value)
+    return result

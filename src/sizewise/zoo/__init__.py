@@ -1,0 +1,1 @@
+"""Reference model families at any scale, in torch alone."""
