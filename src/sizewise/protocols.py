@@ -134,7 +134,7 @@ class Runtime(Protocol):
         """Write one file. Raises UnsupportedModel when the model cannot be exported."""
         ...
 
-    def load(self, path: Path, *, threads: int, batch: "int | str" = "dynamic") -> Runner:
+    def load(self, path: Path, *, threads: int) -> Runner:
         """Load the file from disk."""
         ...
 

@@ -131,7 +131,18 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What was measured on one file, loaded back from disk."""
+    """What was measured on one file, loaded back from disk.
+
+    Attributes:
+        latency: seconds of one call on the example inputs.
+        latency_ratio: the same over that of the reference's float PyTorch module, timed in the same rounds.
+        size_bytes: on disk.
+        memory: bytes, peak growth of a fresh process that loads and runs the file.
+        quality: on the validation split.
+        parity: to the shrunk torch module.
+        threads: threads per call.
+        batch: examples per call.
+    """
 
     latency: Interval
     latency_ratio: float
@@ -167,7 +178,7 @@ class Budget:
     """What the shipped file may cost. A limit left out is no limit.
 
     Args:
-        latency: median time of one call, such as "5 ms"; a number is seconds.
+        latency: median time of one call on the example inputs, such as "5 ms"; a number is seconds.
         size: bytes on disk, such as "2 MB" (decimal) or "2 MiB"; a number is bytes.
         memory: peak growth of resident memory while loading and running the file; a number is bytes.
         max_drop: largest loss of quality against the reference, in percentage points of the metric: "1 %" allows
@@ -280,9 +291,9 @@ class Plan:
 
     @property
     def id(self) -> str:
-        """A file name made of the scale and the steps."""
-        text = f"{self.scale}-{self.label}".replace(" + ", "-").replace("(", "-").replace(")", "")
-        return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+        """The scale and the label in one word: "resnet-s.channel_pruning-0.5.int8_static"."""
+        parts = ["-".join([step.technique, *map(str, step.settings.values())]) for step in self.steps]
+        return ".".join([self.scale, *(parts or ["float"])])
 
 
 def _step_label(step: Step) -> str:
@@ -358,7 +369,7 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleRecord:
-    """One candidate scale: what it costs, how it was trained, how good it is in float."""
+    """One candidate scale: what it costs, how it was trained, how good and how fast its float PyTorch module is."""
 
     name: str
     cost: Cost
@@ -426,7 +437,15 @@ class Relaxation:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """Everything about a run; the only input of every report."""
+    """Everything about a run; the only input of every report.
+
+    Attributes:
+        reference: the scale that drops and ratios are counted from, as a float PyTorch module.
+        feasible: the chosen file keeps every limit by its point estimates, and the test split does not refuse one.
+        chosen: id of the candidate in the bundle; the nearest one when nothing fits.
+        speedup: how many times faster the chosen file is than the reference's float PyTorch module.
+        relaxations: what each limit would have to be for a tried candidate to fit, when nothing does.
+    """
 
     version: str
     created: str

@@ -124,7 +124,7 @@ class OnnxRuntime:
             notes=() if traced.batch == "dynamic" else (f"the model fixes its batch at {traced.batch}",),
         )
 
-    def load(self, path: Path, *, threads: int, batch: int | str = "dynamic") -> OnnxRunner:
+    def load(self, path: Path, *, threads: int) -> OnnxRunner:
         """Load the file from disk. The file itself says whether its batch is fixed."""
         return OnnxRunner(path, threads)
 

@@ -1,0 +1,98 @@
+"""`sizewise fit`: from a task and a budget to one measured file."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["command", "run"]
+
+Task = Annotated[str, typer.Argument(help="A built-in task (digits), a Python file that defines `task`, or package.module:name.")]
+Out = Annotated[Path, typer.Option(help="Folder for the run; it becomes the bundle. Must be absent or empty, unless --resume.")]
+Latency = Annotated[str | None, typer.Option(help="Most time per call on the example inputs, such as 5ms.")]
+Size = Annotated[str | None, typer.Option(help="Most bytes on disk, such as 2MB (decimal) or 2MiB.")]
+Memory = Annotated[str | None, typer.Option(help="Most memory that loading and running the file may add, such as 64MB.")]
+MaxDrop = Annotated[str | None, typer.Option(help="Most loss of quality against the reference, in points of the metric, such as 1%.")]
+MinQuality = Annotated[str | None, typer.Option(help="Least quality, such as 95%.")]
+RuntimeName = Annotated[str, typer.Option(help="What executes the file.")]
+DeviceName = Annotated[str, typer.Option(help="Where it is measured.")]
+TimeLimit = Annotated[str | None, typer.Option(help="No new work begins after this long, such as 10m.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the run record alone to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def command(
+    task: Task,
+    out: Out,
+    latency: Latency = None,
+    size: Size = None,
+    memory: Memory = None,
+    max_drop: MaxDrop = None,
+    min_quality: MinQuality = None,
+    runtime: RuntimeName = "onnxruntime",
+    device: DeviceName = "local",
+    time_limit: TimeLimit = None,
+    resume: Resume = False,
+    seed: Seed = 0,
+    json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001  # read by cli.main, which prints errors
+) -> None:
+    """Find the smallest and fastest file that keeps the budget, and prove it."""
+    from sizewise.types import Budget
+
+    budget = Budget(latency, size, memory, max_drop, min_quality)
+    run(task, budget, out, as_json=json, quiet=quiet, runtime=runtime, device=device, time_limit=time_limit, resume=resume, seed=seed)
+
+
+def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Check the names before torch is imported, run `sizewise.fit`, print the outcome; an infeasible one is printed, then raised."""
+    from sizewise import registry
+    from sizewise.cli.progress import RichProgress, make_progress
+    from sizewise.errors import BudgetInfeasible, UnknownName, UsageError
+    from sizewise.units import parse_seconds
+
+    for kind, name, known in (
+        ("runtime", options["runtime"], registry.names("runtimes")),
+        ("device", options["device"], registry.device_names()),
+    ):
+        if name not in known:
+            raise UnknownName(kind, name, known, where=f"--{kind}")
+    if options["time_limit"] is not None:
+        parse_seconds(options["time_limit"], "--time-limit")
+    if out.is_dir() and any(out.iterdir()) and not options["resume"]:
+        raise UsageError("the folder is not empty", where=str(out), hint="--resume goes on with an interrupted run; or name another folder")
+    progress = make_progress(quiet=quiet)
+    try:
+        result = _fit(task, budget, out, progress, options)
+    except BudgetInfeasible as error:
+        if error.result is not None:
+            _print(error.result, as_json=as_json)
+        raise
+    finally:
+        if isinstance(progress, RichProgress):
+            progress.stop()
+    _print(result, as_json=as_json)
+
+
+def _fit(task: str, budget: Any, out: Path, progress: Any, options: dict[str, Any]) -> Any:
+    progress.note(f"sizewise: loading the task {task}")
+    from sizewise.pipeline.fit import fit
+    from sizewise.tasks.loading import load_task
+
+    return fit(load_task(task), budget, out=out, progress=progress, **options)
+
+
+def _print(result: Any, *, as_json: bool) -> None:
+    from sizewise.report.terminal import summary
+    from sizewise.types import to_json
+
+    if as_json:
+        sys.stdout.write(to_json(result.record).decode())
+        return
+    sys.stdout.write(summary(result.record) + "\n\n")
+    sys.stdout.write(f"report: {result.path / 'report.html'}\nmodel:  {result.path / result.chosen.artefact.path}\n")

@@ -1,0 +1,85 @@
+"""The bundle: one folder with the file, what rebuilds the torch model, the record, the report and checksums."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from sizewise.errors import UsageError
+from sizewise.files import replacing, sha256_of, write_bytes, write_text
+from sizewise.pipeline.apply import rebuild_plan
+from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.weights import load_state
+from sizewise.protocols import Context
+from sizewise.report.card import render_card
+from sizewise.report.html import render_html
+from sizewise.tasks.task import Task
+from sizewise.types import Plan, RunRecord, from_json, to_json
+
+__all__ = ["SavedPlan", "load", "write_bundle"]
+
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedPlan:
+    """What `plan.json` holds: an applied plan and the runtime whose scheme it follows."""
+
+    plan: Plan
+    runtime: str
+    format: int = 1
+
+
+def write_bundle(out: Path, trial: Path, record: RunRecord, snippet: str) -> None:
+    """Copy the chosen candidate's files into `out` and write record, report, card and checksums; the checksums come last."""
+    artefact = record.winner.artefact
+    assert artefact is not None
+    (out / SUMS).unlink(missing_ok=True)  # a bundle without checksums is known to be unfinished
+    names = [artefact.path, "weights.safetensors", "plan.json"]
+    for name in names:
+        with replacing(out / name) as draft:
+            shutil.copyfile(trial / name, draft)
+    write_bytes(out / "run.json", to_json(record))
+    write_text(out / "report.html", render_html(record))
+    write_text(out / "README.md", render_card(record, snippet))
+    names += ["run.json", "report.html", "README.md"]
+    write_text(out / SUMS, "".join(f"{sha256_of(out / name)}  {name}\n" for name in sorted(names)))
+
+
+def load(folder: str | Path, task: Task, *, context: Context | None = None) -> nn.Module:
+    """Rebuild the shrunk torch module of a bundle (or of one folder under its `trials/`), without pickle.
+
+    Args:
+        folder: a bundle, or one candidate's folder under its `trials/`.
+        task: the task the bundle was made from; its model definitions give the structure, the folder the weights.
+        context: overrides the example inputs that graphs are traced with; the task's by default.
+
+    Returns:
+        the module in inference mode; a quantized one is an exported graph.
+
+    Raises:
+        UsageError: files missing, damaged or not matching their checksums.
+        PreconditionError: the plan does not fit the task's model.
+    """
+    folder = Path(folder)
+    _verify(folder)
+    path = folder / "plan.json"
+    if not path.is_file():
+        raise UsageError("not a bundle: it has no plan.json", where=str(folder))
+    saved = from_json(SavedPlan, path.read_bytes(), where=str(path))
+    context = context or Context(task.example, scheme=find_runtime(saved.runtime).scheme, seed=saved.plan.seed)
+    module = rebuild_plan(task.build(saved.plan.scale, saved.plan.seed), saved.plan, context)
+    load_state(module, folder / "weights.safetensors")
+    return module
+
+
+def _verify(folder: Path) -> None:
+    sums = folder / SUMS
+    if not sums.is_file():
+        return
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if Path(name).name != name or not path.is_file() or sha256_of(path) != digest:
+            raise UsageError("the file is missing or does not match its checksum", where=str(path), hint="copy the bundle again")

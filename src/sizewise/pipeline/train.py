@@ -1,0 +1,72 @@
+"""Train a candidate that is given as untrained: AdamW under a one-cycle schedule, deterministic under its seed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sizewise.data.batches import batches
+from sizewise.errors import PreconditionError
+from sizewise.evaluate.metrics import primary_output
+from sizewise.tasks.task import Task
+
+__all__ = ["train_scale"]
+
+
+def train_scale(task: Task, scale: str, seed: int, on_epoch: Callable[[int, int], None] = lambda _done, _all: None) -> nn.Module:
+    """Build and train one candidate on the task's train loader.
+
+    Args:
+        task: with a train loader.
+        scale: name of an untrained candidate.
+        seed: of the weights, of the loader's shuffling (torch's global generator) and of dropout.
+        on_epoch: called after every epoch with epochs done and epochs in all.
+
+    Returns:
+        the trained module, in eval mode.
+
+    Raises:
+        PreconditionError: no train loader, no targets, or a loss that is not finite.
+    """
+    if task.train is None:
+        raise PreconditionError("this candidate is untrained and the task has no train loader", where=f"models[{scale!r}]")
+    recipe = task.recipe(scale)
+    model = task.build(scale, seed)
+    loss_of = recipe.loss or _cross_entropy
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.02)
+        total = recipe.epochs * sum(1 for _ in batches(task.train, "train"))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=total + 1, cycle_momentum=False)
+        for epoch in range(recipe.epochs):
+            model.train()
+            for inputs, target in batches(task.train, "train"):
+                loss = _step(model, inputs, target, loss_of, optimizer)
+                if not math.isfinite(loss):
+                    raise PreconditionError(
+                        "training diverged: the loss is not finite", where=f"models[{scale!r}], epoch {epoch + 1}", hint="lower lr"
+                    )
+                schedule.step()
+            on_epoch(epoch + 1, recipe.epochs)
+    return model.eval()
+
+
+def _step(
+    model: nn.Module, inputs: Any, target: Any, loss_of: Callable[[Any, Any], Tensor], optimizer: torch.optim.Optimizer
+) -> float:
+    if target is None:
+        raise PreconditionError("the train batches carry no target", where="train", wanted="(input, target) batches")
+    optimizer.zero_grad(set_to_none=True)
+    loss = loss_of(inputs.call(model), target)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _cross_entropy(outputs: Any, target: Tensor) -> Tensor:
+    logits = primary_output(outputs)
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), target.reshape(-1).long(), label_smoothing=0.1)

@@ -1,0 +1,77 @@
+"""The measured candidates that no other beats on all counts, and the best within a budget."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sizewise.types import Budget, Candidate, Limit, Measurement, Relaxation
+
+__all__ = ["best", "mark_frontier", "nearest", "rank_key", "relaxations"]
+
+
+def _counts(m: Measurement) -> tuple[float, ...]:
+    sign = -1.0 if m.quality.higher_is_better else 1.0
+    return (m.latency.value, float(m.size_bytes), sign * m.quality.score.value)
+
+
+def mark_frontier(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Set `on_frontier`: nothing measured is at least as good in latency, size and quality and better in one."""
+    points = [_counts(c.measured) for c in candidates if c.measured]
+
+    def beaten(mine: tuple[float, ...]) -> bool:
+        return any(other != mine and all(o <= m for o, m in zip(other, mine, strict=True)) for other in points)
+
+    return tuple(replace(c, on_frontier=c.measured is not None and not beaten(_counts(c.measured))) for c in candidates)
+
+
+def rank_key(candidate: Candidate, budget: Budget) -> tuple[float, ...]:
+    """What makes one fitting candidate better than another; smaller is better.
+
+    With a quality limit, cost decides: the product of latency and size, so that halving either counts the same. Without
+    one, quality decides and cost breaks ties.
+    """
+    assert candidate.measured is not None
+    latency, size, worse = _counts(candidate.measured)
+    cost = math.log(latency) + math.log(size)
+    return (cost, worse) if budget.max_drop is not None or budget.min_quality is not None else (worse, cost)
+
+
+def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
+    """The best measured candidate whose figures keep every limit, or None."""
+    fitting = [c for c in candidates if c.measured and not budget.violations(c.measured)]
+    return min(fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
+
+
+def nearest(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
+    """The measured candidate whose worst violation is smallest (then the sum of violations), or None if none is measured."""
+
+    def distance(candidate: Candidate) -> tuple[float, float, str]:
+        assert candidate.measured is not None
+        over = [math.log(max(1.0, v.excess)) for v in budget.violations(candidate.measured)]
+        return (max(over, default=0.0), sum(over), candidate.id)
+
+    return min((c for c in candidates if c.measured), key=distance, default=None)
+
+
+def relaxations(candidates: Sequence[Candidate], budget: Budget) -> tuple[Relaxation, ...]:
+    """For every limit: the value at which a tried candidate would fit while all other limits stay."""
+    limits: tuple[tuple[Limit, float | None], ...] = (
+        ("latency", budget.latency_s),
+        ("size", budget.size_bytes),
+        ("memory", budget.memory_bytes),
+        ("max_drop", budget.max_drop),
+        ("min_quality", budget.min_quality),
+    )
+    return tuple(_relax(limit, allowed, candidates, budget) for limit, allowed in limits if allowed is not None)
+
+
+def _relax(limit: Limit, allowed: float, candidates: Sequence[Candidate], budget: Budget) -> Relaxation:
+    options: list[tuple[float, float, str]] = []
+    for c in candidates:
+        broken = budget.violations(c.measured) if c.measured else ()
+        if len(broken) == 1 and broken[0].limit == limit:
+            options.append((broken[0].excess, broken[0].got, c.id))
+    if not options:
+        return Relaxation(limit=limit, allowed=allowed, needed=None, candidate=None)
+    _, needed, candidate = min(options)
+    return Relaxation(limit=limit, allowed=allowed, needed=needed, candidate=candidate)
