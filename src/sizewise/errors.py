@@ -87,9 +87,7 @@ class MissingExtra(SizewiseError, ImportError):
     exit_code = 3
 
     def __init__(self, package: str, extra: str, *, where: str | None = None) -> None:
-        super().__init__(
-            f"{package} is not installed", where=where, hint=f'install it with: pip install "sizewise[{extra}]"'
-        )
+        super().__init__(f"{package} is not installed", where=where, hint=f'install it with: pip install "sizewise[{extra}]"')
 
 
 class UnsupportedModel(SizewiseError):

@@ -19,9 +19,9 @@ def replacing(path: Path) -> Iterator[Path]:
     draft = path.with_name(f"{TEMPORARY}{uuid4().hex[:8]}-{path.name}")
     try:
         yield draft
-        with open(draft, "rb") as file:
+        with draft.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -39,5 +39,5 @@ def write_text(path: Path, text: str) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor, nn
 
     from sizewise.types import Artefact, Change, Scheme
@@ -117,7 +119,7 @@ class Runner(Protocol):
         """Run once; all outputs in order."""
         ...
 
-    def prepare(self, inputs: Inputs) -> "Any":
+    def prepare(self, inputs: Inputs) -> "Callable[[], object]":
         """A function without arguments that runs once on these inputs, with conversion done ahead; for timing."""
         ...
 
@@ -150,6 +152,6 @@ class Runtime(Protocol):
         """Versions of what executes the file."""
         ...
 
-    def snippet(self, artefact: "Artefact", shape: Iterable[int], dtype: str) -> str:
-        """About five lines of code that run the file with this runtime alone; for the model card."""
+    def snippet(self, artefact: "Artefact", inputs: "Sequence[tuple[tuple[int, ...], str]]") -> str:
+        """About five lines of code that run the file with this runtime alone; shapes and dtypes of the inputs are given."""
         ...

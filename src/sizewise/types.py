@@ -374,7 +374,7 @@ class ScaleRecord:
     name: str
     cost: Cost
     trained: str
-    quality: Quality | None = None
+    quality: Quality
     torch_latency: Interval | None = None
 
 

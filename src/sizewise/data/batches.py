@@ -35,9 +35,7 @@ def as_inputs(example: Any, where: str = "example_inputs") -> Inputs:
     elif isinstance(example, tuple | list):
         inputs = Inputs(tuple(example))
     else:
-        raise UsageError(
-            "not model inputs", where=where, got=type(example).__name__, wanted="a tensor, a tuple of inputs or a dict"
-        )
+        raise UsageError("not model inputs", where=where, got=type(example).__name__, wanted="a tensor, a tuple of inputs or a dict")
     if examples_in(inputs) < 1:
         raise UsageError("holds no example", where=where, wanted="tensors whose first dimension is the batch")
     return inputs
@@ -88,7 +86,9 @@ def check_loader(loader: Any, where: str) -> None:
         UsageError: not iterable, or an iterator that is used up by reading it.
     """
     if not isinstance(loader, Iterable) or isinstance(loader, Tensor | Mapping | str):
-        raise UsageError("not a loader", where=where, got=type(loader).__name__, wanted="a re-iterable of batches, such as a DataLoader or a list")
+        raise UsageError(
+            "not a loader", where=where, got=type(loader).__name__, wanted="a re-iterable of batches, such as a DataLoader or a list"
+        )
     if isinstance(loader, Iterator):
         raise UsageError(
             "the loader can be read only once",

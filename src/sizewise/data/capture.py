@@ -50,8 +50,8 @@ def input_moments(model: nn.Module, paths: Collection[str], inputs: Iterable[Inp
         x: Tensor = args[0].detach()
         channel = x.ndim - 1 if isinstance(module, nn.Linear) else 1
         size = x.shape[channel]
-        zeros = {"dtype": torch.float64, "device": x.device}
-        moments = found.setdefault(path, Moments(torch.zeros(size, **zeros), torch.zeros(size, size, **zeros)))
+        empty = torch.zeros(size + 1, size, dtype=torch.float64, device=x.device)
+        moments = found.setdefault(path, Moments(empty[0], empty[1:]))
         moments.add(x.movedim(channel, -1).reshape(-1, size).double())
 
     handles = [model.get_submodule(path).register_forward_pre_hook(partial(hook, path)) for path in paths]

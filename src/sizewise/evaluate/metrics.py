@@ -66,8 +66,8 @@ def _check_labels(logits: Tensor, labels: Any) -> Tensor:
             got=f"labels {tuple(labels.shape)} for outputs {tuple(logits.shape)}",
             wanted=f"labels {tuple(logits.shape[:-1])}",
         )
-    labels = labels.long()
-    seen = labels[labels != IGNORED]
+    numbers: Tensor = labels.long()
+    seen = numbers[numbers != IGNORED]
     classes = logits.shape[-1]
     if seen.numel() and not 0 <= int(seen.min()) <= int(seen.max()) < classes:
         raise UsageError(
@@ -75,7 +75,7 @@ def _check_labels(logits: Tensor, labels: Any) -> Tensor:
             got=f"{int(seen.min())} to {int(seen.max())}",
             wanted=f"0 to {classes - 1}, for the model's {classes} outputs",
         )
-    return labels
+    return numbers
 
 
 IGNORED = -100  # torch's convention for positions that do not count
@@ -93,7 +93,8 @@ def top_k(k: int) -> Score:
     def score(logits: Tensor, labels: Any) -> Tensor:
         labels = _check_labels(logits, labels)
         best = logits.topk(min(k, logits.shape[-1]), dim=-1).indices
-        return _mean_per_example((best == labels.unsqueeze(-1)).any(-1), labels != IGNORED)
+        right: Tensor = best.eq(labels.unsqueeze(-1)).any(-1)
+        return _mean_per_example(right, labels != IGNORED)
 
     return score
 
@@ -102,7 +103,8 @@ def exact_match(logits: Tensor, labels: Any) -> Tensor:
     """1 where every counted position of an example is right."""
     labels = _check_labels(logits, labels)
     right = (logits.argmax(-1) == labels) | (labels == IGNORED)
-    return right.reshape(len(right), -1).all(1).double()
+    every: Tensor = right.reshape(len(right), -1).all(1)
+    return every.double()
 
 
 def cross_entropy(logits: Tensor, labels: Any) -> Tensor:

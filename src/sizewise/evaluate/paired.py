@@ -5,6 +5,7 @@ smaller than that of either score. All levels are two-sided.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -35,9 +36,7 @@ def mean_interval(scores: Scores, *, binary: bool, confidence: float = 0.95) -> 
     return Interval(value=mean, low=low, high=high, n=n, confidence=confidence)
 
 
-def paired_drop(
-    reference: Scores, candidate: Scores, *, higher_is_better: bool, binary: bool, confidence: float = 0.95
-) -> Interval:
+def paired_drop(reference: Scores, candidate: Scores, *, higher_is_better: bool, binary: bool, confidence: float = 0.95) -> Interval:
     """How much worse the candidate is, on average, on the same examples; positive is worse.
 
     Scores of 0 and 1 use Tango's score interval, which stays honest when few examples differ; others Student's t on
@@ -91,7 +90,7 @@ def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[fl
     return low, high
 
 
-def _bisect(function: "object", low: float, high: float) -> float:
+def _bisect(function: Callable[[float], float], low: float, high: float) -> float:
     return float(optimize.bisect(function, low, high, xtol=1e-10)) if low < high else low
 
 

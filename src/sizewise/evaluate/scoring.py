@@ -85,9 +85,7 @@ def score(call: Call, split: Split, metric: Metric, reference: Call | None = Non
     for inputs, target in split.read():
         outputs = primary_output(call(inputs))
         if not bool(torch.isfinite(outputs).all()):
-            raise PreconditionError(
-                "the model's outputs are not finite", where=f"{split.name}, after {sum(map(len, parts))} examples"
-            )
+            raise PreconditionError("the model's outputs are not finite", where=f"{split.name}, after {sum(map(len, parts))} examples")
         if metric.target == "reference":
             target = primary_output(reference(inputs)) if reference else outputs
         elif target is None:
@@ -116,9 +114,7 @@ def quality(scores: Scores, metric: Metric, reference: Scores | None = None, con
     """Mean score with its interval, and the paired drop against the reference's scores."""
     drop = None
     if reference is not None:
-        drop = paired_drop(
-            reference, scores, higher_is_better=metric.higher_is_better, binary=metric.binary, confidence=confidence
-        )
+        drop = paired_drop(reference, scores, higher_is_better=metric.higher_is_better, binary=metric.binary, confidence=confidence)
     return Quality(
         metric=metric.name,
         higher_is_better=metric.higher_is_better,

@@ -50,9 +50,7 @@ class Group:
         return self.members[0].path
 
 
-def channel_groups(
-    model: nn.Module, example: Inputs, frozen: Collection[str] = ()
-) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
+def channel_groups(model: nn.Module, example: Inputs, frozen: Collection[str] = ()) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
     """Groups whose channels can be removed, and those that cannot, with the reason.
 
     Args:
@@ -70,14 +68,10 @@ def channel_groups(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("torch_pruning").setLevel(logging.ERROR)
-            tracer.build_dependency(
-                model, dict(example.kwargs) if example.kwargs else example.args, _forward, verbose=False
-            )
+            tracer.build_dependency(model, dict(example.kwargs) if example.kwargs else example.args, _forward, verbose=False)
             found = list(tracer.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]))
     except Exception as error:  # foreign tracer: any failure means this model's channels cannot be followed
-        raise UnsupportedModel(
-            "the channels that go together could not be traced", got=f"{type(error).__name__}: {error}"
-        ) from error
+        raise UnsupportedModel("the channels that go together could not be traced", got=f"{type(error).__name__}: {error}") from error
     paths = {id(module): path for path, module in model.named_modules()}
     groups: list[Group] = []
     skipped: list[Skip] = []

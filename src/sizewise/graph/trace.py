@@ -72,15 +72,13 @@ def trace(model: nn.Module, example: Inputs) -> Traced:
     shapes = pytree.tree_map(lambda leaf: {0: dimension} if _batched(leaf) else None, (wide.args, dict(wide.kwargs or {})))
     try:
         with quiet(), torch.no_grad():
-            program = torch.export.export(
-                model, wide.args, dict(wide.kwargs or {}), dynamic_shapes=_by_parameter(model, wide, shapes)
-            )
+            program = torch.export.export(model, wide.args, dict(wide.kwargs or {}), dynamic_shapes=_by_parameter(model, shapes))
         return Traced(program, "dynamic")
-    except Exception as dynamic_error:  # torch raises many types here; what counts is whether the static export works
+    except Exception as dynamic_error:  # noqa: BLE001  # torch raises many types here; what counts is whether the static export works
         try:
             with quiet(), torch.no_grad():
                 program = torch.export.export(model, example.args, dict(example.kwargs or {}))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the same
             raise UnsupportedModel(
                 "torch cannot export this model",
                 got=_first_line(error),
@@ -109,7 +107,7 @@ def _batched(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.ndim > 0
 
 
-def _by_parameter(model: nn.Module, example: Inputs, shapes: tuple[Any, Any]) -> Any:
+def _by_parameter(model: nn.Module, shapes: tuple[Any, Any]) -> Any:
     # torch wants one entry per input, positional ones first, or a dict when keywords are used
     args, kwargs = shapes
     if not kwargs:
@@ -127,7 +125,7 @@ def _first_line(error: Exception) -> str:
 def output_layers(program: ExportedProgram) -> tuple[str, ...]:
     """Module paths of the layers with weights that make the model's output, whose width therefore must stay."""
     signature = program.graph_signature
-    names = {spec: target for spec, target in signature.inputs_to_parameters.items()}
+    names = dict(signature.inputs_to_parameters)
     output = next(node for node in program.graph.nodes if node.op == "output")
     found: set[str] = set()
     seen: set[Any] = set()

@@ -8,17 +8,17 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import nn
 
-from sizewise.evaluate.scoring import Call, Split, module_call, quality, score
-from sizewise.pipeline.store import Store
+from sizewise.errors import SizewiseError
+from sizewise.evaluate.scoring import Call, module_call, quality, score
+from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.train import train_scale
 from sizewise.pipeline.weights import load_state, save_state
 from sizewise.profile.static import profile_model
-from sizewise.protocols import Progress
 from sizewise.tasks.task import Task
 from sizewise.types import ScaleRecord
 from sizewise.units import format_count, format_seconds
 
-__all__ = ["Prepared", "pick_reference", "prepare_module", "score_scale"]
+__all__ = ["Prepared", "pick_reference", "prepare_scales"]
 
 Scores = Float[ndarray, " n"]
 
@@ -32,13 +32,38 @@ class Prepared:
     scores: Scores
 
 
-def prepare_module(task: Task, scale: str, store: Store, seed: int, progress: Progress) -> tuple[nn.Module, str]:
+def prepare_scales(setup: Setup) -> dict[str, Prepared]:
+    """Every scale the time limit allows, at least one; the task's reference first.
+
+    Raises:
+        SizewiseError: a model fails, gives outputs that are not finite, or does not fit the data; says which.
+    """
+    task, modules = setup.task, dict[str, tuple[nn.Module, str]]()
+    for scale in sorted(task.models, key=lambda name: name != task.reference):
+        if modules and setup.late:
+            setup.progress.advance(f"{scale}: not prepared, the time limit is reached")
+            continue
+        modules[scale] = _module(setup, scale)
+    reference = _relative_reference(setup, modules)
+    prepared = {}
+    for scale, (module, how) in modules.items():
+        setup.progress.working(f"{scale}: profiling and scoring in float")
+        try:
+            prepared[scale] = _score(setup, scale, module, how, reference)
+        except SizewiseError as error:
+            error.where = f"models[{scale!r}]" + (f", {error.where}" if error.where else "")
+            raise
+        setup.progress.advance(_describe(prepared[scale].record))
+    return prepared
+
+
+def _module(setup: Setup, scale: str) -> tuple[nn.Module, str]:
     """The scale's float module in inference mode, trained (or its trained weights loaded), and how it came to be."""
-    weights = store.scale_file(scale, ".safetensors")
+    task, seed = setup.task, setup.seed
     if not task.is_untrained(scale):
         return task.build(scale, seed).eval(), "given as trained"
-    recipe = task.recipe(scale)
-    how = f"trained here for {recipe.epochs} epochs"
+    how = f"trained here for {task.recipe(scale).epochs} epochs"
+    weights = setup.store.scale_file(scale, ".safetensors")
     if weights.exists():
         module = task.build(scale, seed).eval()
         load_state(module, weights)
@@ -47,28 +72,35 @@ def prepare_module(task: Task, scale: str, store: Store, seed: int, progress: Pr
 
     def report(done: int, of: int) -> None:
         left = (time.perf_counter() - begin) / done * (of - done)
-        progress.working(f"{scale}: training, epoch {done} of {of}, {format_seconds(left)} left" if left else f"{scale}: trained")
+        setup.progress.working(f"{scale}: training, epoch {done} of {of}, {format_seconds(left)} left")
 
-    progress.working(f"{scale}: training")
+    setup.progress.working(f"{scale}: training")
     module = train_scale(task, scale, seed, report)
     save_state(module, weights)
     return module, how
 
 
-def score_scale(task: Task, scale: str, module: nn.Module, how: str, store: Store, validation: Split, reference: Call | None) -> Prepared:
+def _relative_reference(setup: Setup, modules: Mapping[str, tuple[nn.Module, str]]) -> Call | None:
+    """For metrics that compare with a reference, which must be known before anything is scored."""
+    if setup.task.metric.target != "reference":
+        return None
+    macs = {name: profile_model(module, setup.task.example).macs for name, (module, _) in modules.items()}
+    chosen = setup.task.reference or max(macs, key=lambda name: (macs[name], name))
+    return module_call(modules[chosen][0])
+
+
+def _score(setup: Setup, scale: str, module: nn.Module, how: str, reference: Call | None) -> Prepared:
     """Profile the module and score it on the validation split, or take both from the store."""
-    if known := store.scale(scale):
+    if known := setup.store.scale(scale):
         return Prepared(known[0], module, known[1])
-    cost = profile_model(module, task.example)
-    scores = score(module_call(module), validation, task.metric, reference)
-    record = ScaleRecord(name=scale, cost=cost, trained=how, quality=quality(scores, task.metric))
-    store.save_scale(record, scores)
+    cost = profile_model(module, setup.task.example)
+    scores = score(module_call(module), setup.validation, setup.task.metric, reference)
+    record = ScaleRecord(name=scale, cost=cost, trained=how, quality=quality(scores, setup.task.metric))
+    setup.store.save_scale(record, scores)
     return Prepared(record, module, scores)
 
 
-def describe(record: ScaleRecord) -> str:
-    """One line about a prepared scale."""
-    assert record.quality is not None
+def _describe(record: ScaleRecord) -> str:
     cost = f"{format_count(record.cost.params)} parameters, {format_count(record.cost.macs)} MACs"
     return f"{record.name}: {cost}, {record.quality.metric} {record.quality.score.value:.4f} in float"
 
@@ -81,7 +113,6 @@ def pick_reference(task: Task, prepared: Mapping[str, Prepared]) -> str:
 
     def strength(name: str) -> tuple[float, int, str]:
         record = prepared[name].record
-        assert record.quality is not None
         return (sign * record.quality.score.value, record.cost.macs, name)
 
     return max(prepared, key=strength)

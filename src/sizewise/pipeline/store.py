@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +116,7 @@ class Store:
         folder = self.folder(plan)
         if folder.exists():
             shutil.rmtree(folder)
-        os.makedirs(folder)
+        folder.mkdir(parents=True)
         return folder
 
 

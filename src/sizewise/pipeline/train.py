@@ -54,9 +54,7 @@ def train_scale(task: Task, scale: str, seed: int, on_epoch: Callable[[int, int]
     return model.eval()
 
 
-def _step(
-    model: nn.Module, inputs: Any, target: Any, loss_of: Callable[[Any, Any], Tensor], optimizer: torch.optim.Optimizer
-) -> float:
+def _step(model: nn.Module, inputs: Any, target: Any, loss_of: Callable[[Any, Any], Tensor], optimizer: torch.optim.Optimizer) -> float:
     if target is None:
         raise PreconditionError("the train batches carry no target", where="train", wanted="(input, target) batches")
     optimizer.zero_grad(set_to_none=True)

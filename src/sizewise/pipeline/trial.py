@@ -129,5 +129,3 @@ def measure_memory(bench: Bench, path: Path, times: int) -> Interval:
     """Peak memory growth of `times` fresh processes, bytes."""
     peaks = [float(bench.runtime.peak_memory(path, bench.context.example, threads=bench.threads)) for _ in range(times)]
     return median_interval(np.array(peaks))
-
-

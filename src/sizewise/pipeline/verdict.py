@@ -30,7 +30,8 @@ def judge(budget: Budget, measured: Measurement, test: Quality | None) -> Verdic
         if allowed is not None:
             rows.append(judge_limit(limit, figure, allowed, source))  # type: ignore[arg-type]
     rows += _quality_rows(budget, measured.quality, test)
-    worst = max((row.judgement for row in rows), key=_ORDER.index, default="proved")
+    judgements: list[Judgement] = [row.judgement for row in rows]
+    worst = max(judgements, key=_ORDER.index, default=_ORDER[0])
     return Verdict(judgement=worst, limits=tuple(rows), test_quality=test)
 
 
@@ -72,6 +73,4 @@ def _negated(i: Interval) -> Interval:
 
 
 def _turned_back(row: LimitVerdict, figure: Interval, allowed: float) -> LimitVerdict:
-    return LimitVerdict(
-        limit=row.limit, judgement=row.judgement, figure=figure, allowed=allowed, reason=row.reason, needed=row.needed
-    )
+    return LimitVerdict(limit=row.limit, judgement=row.judgement, figure=figure, allowed=allowed, reason=row.reason, needed=row.needed)

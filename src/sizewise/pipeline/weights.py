@@ -18,7 +18,7 @@ _SHARED = "shared"
 
 def save_state(model: nn.Module, path: Path) -> None:
     """Write every parameter and buffer; names that share one tensor are listed in the header's metadata."""
-    first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
+    first: dict[tuple[object, ...], str] = {}
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     for name, value in model.state_dict().items():

@@ -15,16 +15,17 @@ from sizewise.types import Cost
 __all__ = ["profile_model"]
 
 # operators that move or rename data and do no arithmetic
-_FREE = frozenset(
-    "view reshape _unsafe_view expand permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind detach alias "
-    "clone contiguous copy_ _to_copy empty empty_like zeros zeros_like ones ones_like full arange lift_fresh as_strided cat stack "
-    "dropout native_dropout".split()
-)
+_FREE_NAMES = """
+view reshape _unsafe_view expand permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind detach alias
+clone contiguous copy_ _to_copy empty empty_like zeros zeros_like ones ones_like full arange lift_fresh as_strided cat stack
+dropout native_dropout
+"""
+_FREE = frozenset(_FREE_NAMES.split())
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
         self.uncounted: Counter[str] = Counter()
 

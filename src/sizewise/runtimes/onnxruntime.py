@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from sizewise.graph.trace import quiet, trace
 from sizewise.protocols import Inputs
 from sizewise.types import Artefact, Scheme
 
-__all__ = ["RUNTIME", "OnnxRuntime", "OnnxRunner"]
+__all__ = ["RUNTIME", "OnnxRunner", "OnnxRuntime"]
 
 _LARGEST = 2_000_000_000  # one protobuf message holds at most 2 GiB
 
@@ -157,14 +157,16 @@ class OnnxRuntime:
 
         return {"onnxruntime": _ort().__version__, "onnx": onnx.__version__}
 
-    def snippet(self, artefact: Artefact, shape: Iterable[int], dtype: str) -> str:
-        """Code that runs the file with onnxruntime and numpy alone."""
+    def snippet(self, artefact: Artefact, inputs: Sequence[tuple[tuple[int, ...], str]]) -> str:
+        """Five lines that run the file with onnxruntime and numpy alone."""
+        pairs = zip(artefact.inputs, inputs, strict=True)
+        feed = ", ".join(f'"{name}": np.zeros({shape!r}, "{dtype}")' for name, (shape, dtype) in pairs)
         return (
             "import numpy as np\n"
             "import onnxruntime as ort\n"
             f'session = ort.InferenceSession("{artefact.path}", providers=["CPUExecutionProvider"])\n'
-            f'x = np.zeros({tuple(shape)!r}, dtype="{dtype}")  # your input\n'
-            f'print(session.run(None, {{"{artefact.inputs[0]}": x}})[0])\n'
+            f"inputs = {{{feed}}}  # put your data here\n"
+            "print(session.run(None, inputs)[0])\n"
         )
 
 
@@ -193,7 +195,7 @@ def _simplify(proto: Any) -> None:
 
 
 def _shorten_names(graph: Any) -> None:
-    """Short names for everything but the inputs ("output" or "output_0", … for the outputs): half the file of a small quantized model is names."""
+    """Short names for all but the inputs, "output" or "output_0", … for the outputs: half of a small int8 file is names."""
     fixed = {item.name for item in graph.input}
     inner = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
     short = {name: f"_{index:x}" for index, name in enumerate(dict.fromkeys(inner)) if name and name not in fixed}

@@ -62,7 +62,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 def _fixed_batches(pictures: Tensor, labels: Tensor, batch: int = 100) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(pictures.split(batch), labels.split(batch), strict=True))
+    return [(pictures[i : i + batch], labels[i : i + batch]) for i in range(0, len(labels), batch)]
 
 
 def make_task(epochs: int = 20) -> Task:
@@ -76,7 +76,7 @@ def make_task(epochs: int = 20) -> Task:
     """
     pictures, labels = _digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    first, second, third = order.split([TRAIN, VALIDATION, len(labels) - TRAIN - VALIDATION])
+    first, second, third = torch.tensor_split(order, (TRAIN, TRAIN + VALIDATION))
     models: dict[str, Untrained] = {}
     for name, width in (("resnet-l", 32), ("resnet-m", 16), ("resnet-s", 8)):
         models[name] = untrained(partial(_resnet, width), epochs=epochs, lr=4e-3)

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -53,17 +54,14 @@ def _run_file(path: Path) -> ModuleType:
     return module
 
 
-def _guarded(run: "object", where: str) -> ModuleType:
-    assert callable(run)
+def _guarded(run: Callable[[], ModuleType | None], where: str) -> ModuleType | None:
     try:
-        return run()  # type: ignore[no-any-return]
+        return run()
     except SizewiseError:
         raise
     except Exception as error:  # user code: any failure is the file's, and is named as such
         line = _line_of(error)
-        raise PreconditionError(
-            "the task could not be read", where=f"{where}{line}", got=f"{type(error).__name__}: {error}"
-        ) from error
+        raise PreconditionError("the task could not be read", where=f"{where}{line}", got=f"{type(error).__name__}: {error}") from error
 
 
 def _line_of(error: Exception) -> str:
@@ -75,7 +73,7 @@ def _line_of(error: Exception) -> str:
     return f", line {inside[0].tb_lineno}" if inside else ""
 
 
-def _attribute(module: ModuleType, attribute: str, where: str) -> Task:
+def _attribute(module: ModuleType | None, attribute: str, where: str) -> Task:
     if not hasattr(module, attribute):
         tasks = [name for name, value in vars(module).items() if isinstance(value, Task)]
         raise UsageError(

@@ -91,7 +91,9 @@ class Task:
             if not isinstance(key, str) or not key:
                 raise UsageError("model names are texts", where="models", got=repr(key))
             if not isinstance(model, nn.Module | Untrained) and not callable(model):
-                raise UsageError("not a model", where=f"models[{key!r}]", got=type(model).__name__, wanted="a module or a function returning one")
+                raise UsageError(
+                    "not a model", where=f"models[{key!r}]", got=type(model).__name__, wanted="a module or a function returning one"
+                )
         if validation is None:
             raise UsageError("a task needs validation data", where="validation", wanted="a re-iterable of batches")
         for where, loader in (("train", train), ("calibration", calibration), ("validation", validation), ("test", test)):

@@ -83,10 +83,12 @@ class ChannelPruning:
             for member in group.members:
                 kept.setdefault(member.path, {})[member.axis] = _rows(member, channels)
         if not kept:
-            raise UnsupportedModel("no group of channels can be cut", where="channel_pruning", got="; ".join(f"{s.what}: {s.reason}" for s in skipped[:3]))
+            raise UnsupportedModel(
+                "no group of channels can be cut", where="channel_pruning", got="; ".join(f"{s.what}: {s.reason}" for s in skipped[:3])
+            )
         _repair(model, kept, moments)
         _check_runs(model, context)
-        notes = ()
+        notes: tuple[str, ...] = ()
         if context.calibration is None:
             notes = ("no calibration data: nothing was repaired, normalization statistics are those of the unpruned model",)
         else:
@@ -103,7 +105,10 @@ class ChannelPruning:
             _cut(model, record["kept"])
         except (AttributeError, IndexError) as error:
             raise PreconditionError(
-                "the recorded channels do not fit this model", where="channel_pruning", got=str(error), hint="is it the model the plan was made for?"
+                "the recorded channels do not fit this model",
+                where="channel_pruning",
+                got=str(error),
+                hint="is it the model the plan was made for?",
             ) from error
         return model
 
@@ -127,7 +132,7 @@ def _repair(model: nn.Module, kept: Mapping[str, Mapping[str, list[int]]], momen
     for path, (weight, constant) in folded.items():
         layer = model.get_submodule(path)
         with torch.no_grad():
-            layer.weight[:, kept[path]["in"]] = weight  # type: ignore[index,operator]
+            layer.weight[:, kept[path]["in"]] = weight  # type: ignore[operator]
             if isinstance(layer.bias, Tensor):  # without a bias, the normalization behind the layer takes the constant
                 layer.bias += constant
     _cut(model, kept)
@@ -174,7 +179,10 @@ def _check_runs(model: nn.Module, context: Context) -> None:
             context.example.call(model)
     except (RuntimeError, ValueError, IndexError) as error:
         raise UnsupportedModel(
-            "the model does not run with fewer channels", where="channel_pruning", got=str(error).splitlines()[0], hint="its code depends on a channel count"
+            "the model does not run with fewer channels",
+            where="channel_pruning",
+            got=str(error).splitlines()[0],
+            hint="its code depends on a channel count",
         ) from error
 
 

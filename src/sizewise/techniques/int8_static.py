@@ -75,7 +75,9 @@ class Int8Static:
         ranges = record["ranges"]
         observers = dict(_observers(prepared))
         if set(observers) != set(ranges):
-            raise PreconditionError("the recorded ranges do not fit this model", where="int8_static", hint="is it the model the plan was made for?")
+            raise PreconditionError(
+                "the recorded ranges do not fit this model", where="int8_static", hint="is it the model the plan was made for?"
+            )
         with quiet(), torch.no_grad():
             context.example.call(prepared)  # weight observers take their shapes from the weights they see
         for name, observer in observers.items():

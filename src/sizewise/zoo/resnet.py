@@ -46,16 +46,15 @@ class BasicBlock(nn.Module):
             self.shortcut = (
                 ZeroPadShortcut(in_channels, out_channels, stride)
                 if shortcut == "A"
-                else nn.Sequential(
-                    nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-                )
+                else nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, in, h, w] to [batch, out, h / stride, w / stride]."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + self.shortcut(x))
+        joined: Tensor = self.relu(out + self.shortcut(x))
+        return joined
 
 
 class ResNet(nn.Module):

@@ -1,0 +1,195 @@
+"""What a run record says, in words: the sentences that terminal, card and page share."""
+
+from dataclasses import dataclass
+
+from sizewise.errors import InternalError
+from sizewise.report import _format as fmt
+from sizewise.types import Candidate, Limit, LimitVerdict, Measurement, Quality, RunRecord
+from sizewise.units import format_bytes, format_seconds
+
+__all__ = [
+    "CONVENTIONS",
+    "OUTSIDE",
+    "Binding",
+    "binding",
+    "figures",
+    "fit_sentence",
+    "frontier",
+    "headline",
+    "judged",
+    "judged_on",
+    "needed",
+    "relaxations",
+    "size_ratio",
+    "speedup",
+    "verdict_rows",
+    "winner",
+]
+
+OUTSIDE = "OUTSIDE THE BUDGET"
+CONVENTIONS = (
+    "1 kB is 1,000 bytes and 1 MB is 1,000,000 bytes.",
+    "One MAC (multiply-accumulate) is two FLOPs.",
+    "A drop is the difference to the reference in the metric's own unit: percentage points (pt) for a share. Positive is worse.",
+    "Brackets hold 95 % confidence intervals; a figure without brackets is exact or rests on one observation.",
+    "Latency is the median time of one warm call on the example inputs. Memory is the peak growth of a fresh process.",
+)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A limit that the chosen file breaks, in words."""
+
+    name: str
+    got: str
+    allowed: str
+    seen: str
+
+
+def winner(record: RunRecord) -> Measurement:
+    """What was measured on the chosen file.
+
+    Raises:
+        InternalError: the record chose a candidate without measurements.
+    """
+    measured = record.winner.measured
+    if measured is None:
+        raise InternalError("the chosen candidate was not measured", where=record.chosen)
+    return measured
+
+
+def judged(record: RunRecord) -> Quality:
+    """The chosen file's quality on the test split, or on validation when the task has no test split."""
+    return record.verdict.test_quality or winner(record).quality
+
+
+def judged_on(record: RunRecord) -> str:
+    """ "500 test examples"; says so when it is only validation."""
+    found = judged(record)
+    if record.verdict.test_quality:
+        return fmt.plural(found.score.n, "test example")
+    return fmt.plural(found.score.n, "validation example") + ", which the search looked at"
+
+
+def size_ratio(record: RunRecord) -> float:
+    """How many times smaller the chosen file is than the reference's float weights."""
+    return record.reference_weight_bytes / max(winner(record).size_bytes, 1)
+
+
+def speedup(record: RunRecord) -> str:
+    """ "18 times [16, 20] faster": the measured ratio with its interval."""
+    found = record.speedup
+    if found.value < 1:
+        low, high = (fmt.ratio(1 / max(x, 1e-12)) for x in (found.high, found.low))
+        return f"{fmt.ratio(1 / max(found.value, 1e-12))} times [{low}, {high}] slower"
+    return f"{fmt.ratio(found.value)} times [{fmt.ratio(found.low)}, {fmt.ratio(found.high)}] faster"
+
+
+def headline(record: RunRecord) -> str:
+    """One sentence: the file's figures, and how they compare with the reference in float PyTorch."""
+    measured, found = winner(record), judged(record)
+    figures = f"{format_seconds(measured.latency.value)}, {format_bytes(measured.size_bytes)}"
+    score = f"{found.metric} {fmt.quality_value(found.score.value, found.metric)}"
+    faster = fmt.times(record.speedup.value, "faster", "slower")
+    smaller = fmt.times(size_ratio(record), "smaller", "larger")
+    return f"{figures}, {score}; {faster} and {smaller} than {record.reference} in float PyTorch"
+
+
+def figures(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
+    """Name, figure and remark of what the chosen file costs and is worth."""
+    measured, found = winner(record), judged(record)
+    torch = f"float PyTorch {record.reference} ({format_seconds(record.reference_torch_latency.value)})"
+    smaller = fmt.times(size_ratio(record), "smaller", "larger")
+    against = f"; drop {fmt.drop(found.drop, found.metric)} from {record.reference}" if found.drop else ""
+    return (
+        ("latency", fmt.interval(measured.latency, format_seconds), f"{speedup(record)} than {torch}"),
+        (
+            "file size",
+            format_bytes(measured.size_bytes),
+            f"{smaller} than {record.reference}'s float weights ({format_bytes(record.reference_weight_bytes)})",
+        ),
+        ("memory", fmt.interval(measured.memory, format_bytes), "peak growth of a fresh process"),
+        (found.metric, fmt.quality(found.score, found.metric), judged_on(record) + against),
+    )
+
+
+def fit_sentence(record: RunRecord) -> str:
+    """Whether the chosen file fits the budget, and how sure that is."""
+    rows = record.verdict.limits
+    if not record.feasible:
+        return _outside(record)
+    if not rows:
+        return "The budget set no limits."
+    open_rows = [fmt.limit_name(row.limit, record.metric) for row in rows if row.judgement != "proved"]
+    if not open_rows:
+        return f"Inside the budget: all {len(rows)} limits are proved." if len(rows) > 1 else "Inside the budget: its limit is proved."
+    return f"Inside the budget by its point estimates; not proved: {', '.join(open_rows)}."
+
+
+def _outside(record: RunRecord) -> str:
+    name = fmt.plan_name(record.winner.plan)
+    if any(row.seen == _TRIED for row in binding(record)):
+        return f"Nothing that was tried keeps every limit. The nearest candidate is {name}."
+    return f"{name} keeps every limit on validation, but the final measurement refuses it."
+
+
+_TRIED, _FINAL = "as tried", "in the final measurement"
+
+
+def binding(record: RunRecord) -> tuple[Binding, ...]:
+    """The limits that keep an infeasible run from fitting; empty for a feasible one."""
+    if record.feasible:
+        return ()
+    broken = record.budget.violations(winner(record))
+    rows = [_bound(record, v.limit, fmt.limit_value(v.limit, v.got, record.metric), v.allowed, _TRIED) for v in broken]
+    known = {v.limit for v in broken}
+    for row in record.verdict.limits:
+        if row.judgement == "refused" and row.limit not in known:
+            rows.append(_bound(record, row.limit, fmt.limit_figure(row.limit, row.figure, record.metric), row.allowed, _FINAL))
+    return tuple(rows)
+
+
+def _bound(record: RunRecord, limit: Limit, got: str, allowed: float, seen: str) -> Binding:
+    return Binding(fmt.limit_name(limit, record.metric), got, _allowed(record, limit, allowed), seen)
+
+
+def _allowed(record: RunRecord, limit: Limit, value: float) -> str:
+    return fmt.at_limit(limit, value, record.metric, higher_is_better=record.reference_quality.higher_is_better)
+
+
+def verdict_rows(record: RunRecord) -> tuple[tuple[str, str, str, str, str], ...]:
+    """Limit, judgement, figure, what is allowed, and why, per limit of the budget."""
+    return tuple(
+        (
+            fmt.limit_name(row.limit, record.metric),
+            row.judgement,
+            fmt.limit_figure(row.limit, row.figure, record.metric),
+            _allowed(record, row.limit, row.allowed),
+            row.reason + needed(row),
+        )
+        for row in record.verdict.limits
+    )
+
+
+def needed(row: LimitVerdict) -> str:
+    """How many examples would decide, as the end of a sentence; "" when that is not known."""
+    return f"; about {row.needed:,} test examples would decide" if row.needed is not None else ""
+
+
+def relaxations(record: RunRecord) -> tuple[tuple[str, str, str, str], ...]:
+    """Limit, its value now, the value at which a tried candidate would fit, and that candidate."""
+    return tuple(
+        (
+            fmt.limit_name(row.limit, record.metric),
+            _allowed(record, row.limit, row.allowed),
+            "relaxing it alone does not help" if row.needed is None else _allowed(record, row.limit, row.needed),
+            "" if row.candidate is None else fmt.plan_name(record.candidate(row.candidate).plan),
+        )
+        for row in record.relaxations
+    )
+
+
+def frontier(record: RunRecord) -> tuple[tuple[Candidate, Measurement], ...]:
+    """Frontier candidates with their measurements, fastest first."""
+    found = [(c, c.measured) for c in record.candidates if c.on_frontier and c.measured]
+    return tuple(sorted(found, key=lambda pair: (pair[1].latency.value, pair[0].id)))

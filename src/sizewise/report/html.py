@@ -1,0 +1,235 @@
+"""A run record as one HTML page that needs no network."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sizewise.report import _format as fmt
+from sizewise.report import _plots as plots
+from sizewise.report import _story as story
+from sizewise.report._page import Html, details, escape, join, page, paragraph, section, table, tag
+from sizewise.types import Candidate, Change, Interval, RunRecord, ScaleRecord, Step
+from sizewise.units import format_bytes, format_count, format_seconds
+
+__all__ = ["render_html"]
+
+
+def render_html(record: RunRecord) -> str:
+    """The whole run on one page: verdict, plots, every candidate with its reason, and how it was measured.
+
+    Args:
+        record: of a finished run.
+
+    Returns:
+        A complete HTML document of about 5 MB, nearly all of it plotly's JavaScript. Every text is escaped.
+
+    Raises:
+        InternalError: the record chose a candidate without measurements.
+    """
+    sections = (_banner, _head, _verdict, _frontier, _candidates, _scales, _changes, _warnings, _method)
+    title = f"{record.task}: {fmt.plan_name(record.winner.plan)}"
+    if not record.feasible:
+        title = f"{story.OUTSIDE}: {title}"
+    return page(title, *(build(record) for build in sections))
+
+
+# ---- what came out
+
+
+def _banner(record: RunRecord) -> Html:
+    if record.feasible:
+        return Html("")
+    bound = ((b.name, f"{b.got} {b.seen}", b.allowed) for b in story.binding(record))
+    parts = [tag("strong", story.OUTSIDE), paragraph(story.fit_sentence(record)), tag("h3", "Limits that bind")]
+    parts.append(table(("Limit", "Found", "Allowed"), bound, numbers=("Found", "Allowed")))
+    if record.relaxations:
+        head = ("Limit", "Now", "A tried candidate would fit with", "Candidate")
+        parts += [tag("h3", "What relaxing one limit would buy"), table(head, story.relaxations(record))]
+    return tag("div", *parts, class_="banner", role="alert")
+
+
+def _head(record: RunRecord) -> Html:
+    rows = ((name.capitalize(), figure, remark) for name, figure, remark in story.figures(record))
+    return tag(
+        "header",
+        tag("h1", f"{record.task}: {fmt.plan_name(record.winner.plan)}"),
+        paragraph(story.headline(record), ".", class_="lead"),
+        paragraph("" if not record.feasible else story.fit_sentence(record)),
+        table(("Figure", "Measured", "Compared"), rows, numbers=("Measured",), label="Figures of the chosen file"),
+    )
+
+
+def _verdict(record: RunRecord) -> Html:
+    rows = [
+        (name.capitalize(), tag("span", judgement, class_=judgement), figure, allowed, why)
+        for name, judgement, figure, allowed, why in story.verdict_rows(record)
+    ]
+    head = ("Limit", "Verdict", "Figure", "Allowed", "Rests on")
+    words = "Proved: the whole interval keeps the limit. Refused: the whole interval breaks it. Undecided: it holds the limit."
+    body = table(head, rows, numbers=("Figure", "Allowed")) if rows else paragraph("The budget set no limits.")
+    overall = tag("span", record.verdict.judgement, class_=record.verdict.judgement)
+    return section("Verdict", paragraph("Overall: ", overall, "."), body, paragraph(words, class_="soft"))
+
+
+# ---- what was tried
+
+
+def _frontier(record: RunRecord) -> Html:
+    captions = (
+        (plots.SPEED, "Latency against quality. A larger marker is a larger file."),
+        (plots.SIZE, "File size against quality."),
+    )
+    left = sum(c.measured is None for c in record.candidates)
+    note = (
+        "Colour is the scale, the symbol is what was done to it. A dark edge: no other candidate is at least as good in latency, "
+        "file size and quality and better in one. Bars are 95 % intervals of quality on validation. The table below has the same figures."
+    )
+    unmeasured = f" {fmt.plural(left, 'candidate')} without measurements: see the table." if left else ""
+    return section("Frontier", paragraph(note + unmeasured, class_="soft"), plots.plotly_script(), *(_figure(record, *c) for c in captions))
+
+
+def _figure(record: RunRecord, axis: plots.Axis, caption: str) -> Html:
+    drawn, remarks = plots.draw(record, axis)
+    return tag("figure", tag("div", drawn, class_="plot"), tag("figcaption", " ".join((caption, *remarks))), aria_label=caption)
+
+
+def _candidates(record: RunRecord) -> Html:
+    rows = sorted(record.candidates, key=lambda c: (c.measured is None, c.measured.latency.value if c.measured else 0.0))
+    metric = record.metric.capitalize()
+    head = ("Candidate", "Status", "Latency", "To reference", "File size", "Memory", metric, "Drop", "Same top-1", "Tried in")
+    marked = [index for index, c in enumerate(rows) if c.id == record.chosen]
+    ratio = f"To reference: latency over that of {record.reference} as a float PyTorch module, timed in the same rounds. "
+    top1 = "Same top-1: how often the file and the torch module it was made from name the same class. Quality is on validation."
+    return section(
+        f"All {fmt.plural(len(rows), 'candidate')}",
+        paragraph(ratio + top1, class_="soft"),
+        table(head, map(_candidate_row, rows, [record] * len(rows)), numbers=head[2:], marked=marked, label="All candidates"),
+    )
+
+
+def _candidate_row(c: Candidate, record: RunRecord) -> tuple[object, ...]:
+    name = join((fmt.plan_name(c.plan), tag("span", c.id, class_="interval")))
+    spent = format_seconds(c.seconds) if c.seconds else ""
+    m = c.measured
+    if m is None:
+        return (name, join((tag("b", c.status), f": {c.reason or 'no reason recorded'}")), *[""] * 7, spent)
+    marks = ["chosen"] * (c.id == record.chosen) + ["frontier"] * c.on_frontier
+    agreement = m.parity.top1_agreement
+    return (
+        name,
+        ", ".join(["measured", *marks]),
+        _stacked(fmt.interval(m.latency, format_seconds)),
+        fmt.ratio(m.latency_ratio),
+        format_bytes(m.size_bytes),
+        _stacked(fmt.interval(m.memory, format_bytes)),
+        _stacked(fmt.quality(m.quality.score, m.quality.metric)),
+        _stacked(fmt.drop(m.quality.drop, m.quality.metric)),
+        "" if agreement is None else f"{100 * agreement:.1f} %",
+        spent,
+    )
+
+
+def _stacked(text: str) -> Html:
+    """The interval below its figure, which keeps columns narrow."""
+    value, bracket, rest = text.partition(" [")
+    return join((value, tag("span", f"[{rest}", class_="interval"))) if bracket else escape(text)
+
+
+def _scales(record: RunRecord) -> Html:
+    head = ("Scale", "Parameters", "MACs", "Weights", "Float quality", "Float PyTorch", "How trained", "Not counted in MACs")
+    marked = [index for index, scale in enumerate(record.scales) if scale.name == record.reference]
+    note = f"The reference, which drops and ratios are counted from, is {record.reference}. Quality is on validation."
+    rows = map(_scale_row, record.scales)
+    return section("Scales", paragraph(note, class_="soft"), table(head, rows, numbers=head[1:6], marked=marked))
+
+
+def _scale_row(scale: ScaleRecord) -> tuple[object, ...]:
+    cost, found = scale.cost, scale.quality
+    return (
+        scale.name,
+        format_count(cost.params),
+        format_count(cost.macs),
+        format_bytes(cost.weight_bytes),
+        _stacked(fmt.quality(found.score, found.metric)) if found else "",
+        _latency(scale.torch_latency),
+        scale.trained,
+        ", ".join(f"{name} {count}" for name, count in sorted(cost.uncounted.items())) or "nothing",
+    )
+
+
+def _latency(figure: Interval | None) -> Html:
+    return _stacked(fmt.interval(figure, format_seconds)) if figure else Html("")
+
+
+# ---- what was done
+
+
+def _changes(record: RunRecord) -> Html:
+    chosen = record.winner
+    parts = [_change(step, change) for step, change in zip(chosen.plan.steps, chosen.changes, strict=False)]
+    notes = chosen.artefact.notes if chosen.artefact else ()
+    nothing = "Nothing was changed: the file holds the float model."
+    return section("What was done to the chosen model", *(parts or [paragraph(nothing)]), _bullets(notes))
+
+
+def _change(step: Step, change: Change) -> Html:
+    settings = ", ".join(f"{name} {value}" for name, value in step.settings.items())
+    touched = f"Touched {fmt.plural(len(change.touched), 'part')}"
+    skipped = ((skip.what, skip.reason) for skip in change.skipped)
+    return join(
+        (
+            tag("h3", step.technique + (f" ({settings})" if settings else "")),
+            details(touched, paragraph(join((tag("code", name) for name in change.touched), ", "))),
+            table(("Left alone", "Why"), skipped) if change.skipped else paragraph("Left nothing alone."),
+            _bullets(change.notes),
+        )
+    )
+
+
+def _bullets(notes: Iterable[str]) -> Html:
+    rows = [tag("li", note) for note in notes]
+    return tag("ul", *rows) if rows else Html("")
+
+
+def _warnings(record: RunRecord) -> Html:
+    return section("Warnings", _bullets(record.warnings)) if record.warnings else Html("")
+
+
+# ---- how it is known
+
+
+def _method(record: RunRecord) -> Html:
+    measured = story.winner(record)
+    where = f"{record.device.title} ({record.device.name}), {record.device.how}"
+    facts: list[tuple[str, object]] = [("Device", where), *((k.capitalize(), v) for k, v in record.device.machine.items())]
+    facts += [
+        ("Sources", "; ".join(record.device.sources)),
+        ("Threads", measured.threads),
+        ("Batch", f"{measured.batch} per call"),
+        ("Runtime", record.runtime),
+        ("Seed", record.seed),
+        ("Run", f"{record.created}, took {format_seconds(record.seconds)}"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+        *_data(record.data),
+        ("Fingerprint of the run", tag("code", record.fingerprint)),
+    ]
+    conventions = (tag("h3", "Conventions"), _bullets(story.CONVENTIONS))
+    return section("How it was measured", table(("Fact", "Value"), facts), _parity(record), *conventions)
+
+
+def _data(data: Mapping[str, Any]) -> Sequence[tuple[str, object]]:
+    return [(f"Data: {name}", tag("code", _flat(value))) for name, value in data.items()]
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_flat(inner)}" for key, inner in value.items())
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _parity(record: RunRecord) -> Html:
+    parity = story.winner(record).parity
+    return paragraph(
+        f"The chosen file against the torch module it was made from, on {fmt.plural(parity.n, 'validation example')}: "
+        f"outputs differ by {parity.max_abs:.3g} at most and {parity.mean_abs:.3g} on average; their size is {parity.output_scale:.3g}."
+    )

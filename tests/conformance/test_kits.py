@@ -1,0 +1,25 @@
+"""Every technique and every runtime keeps the promises of the shipped conformance kits."""
+
+from pathlib import Path
+
+import pytest
+
+from sizewise import registry
+from sizewise.testing import NullRuntime, check_runtime, check_technique
+
+SETTINGS = {"int8_static": [{}], "channel_pruning": [{"ratio": 0.25}, {"ratio": 0.5}]}
+CASES = [(name, settings) for name in registry.names("techniques") for settings in SETTINGS[name]]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_technique(name: str, settings: dict[str, float]) -> None:
+    check_technique(name, settings)
+
+
+@pytest.mark.parametrize("name", registry.names("runtimes"))
+def test_runtime(name: str, tmp_path: Path) -> None:
+    check_runtime(registry.get("runtimes", name)(), tmp_path)
+
+
+def test_null_runtime(tmp_path: Path) -> None:
+    check_runtime(NullRuntime(), tmp_path)
