@@ -9,13 +9,12 @@ from torch import nn
 from sizewise.errors import UsageError
 from sizewise.files import replacing, sha256_of, write_bytes, write_text
 from sizewise.pipeline.apply import rebuild_plan
-from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.weights import load_state
 from sizewise.protocols import Context
 from sizewise.report.card import render_card
 from sizewise.report.html import render_html
 from sizewise.tasks.task import Task
-from sizewise.types import Plan, RunRecord, from_json, to_json
+from sizewise.types import Plan, RunRecord, Scheme, from_json, to_json
 
 __all__ = ["SavedPlan", "load", "write_bundle"]
 
@@ -24,10 +23,11 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True, kw_only=True)
 class SavedPlan:
-    """What `plan.json` holds: an applied plan and the runtime whose scheme it follows."""
+    """What `plan.json` holds: an applied plan, the runtime it was made for, and the integer scheme that it follows."""
 
     plan: Plan
     runtime: str
+    scheme: Scheme | None
     format: int = 1
 
 
@@ -47,13 +47,12 @@ def write_bundle(out: Path, trial: Path, record: RunRecord, snippet: str) -> Non
     write_text(out / SUMS, "".join(f"{sha256_of(out / name)}  {name}\n" for name in sorted(names)))
 
 
-def load(folder: str | Path, task: Task, *, context: Context | None = None) -> nn.Module:
+def load(folder: str | Path, task: Task) -> nn.Module:
     """Rebuild the shrunk torch module of a bundle (or of one folder under its `trials/`), without pickle.
 
     Args:
         folder: a bundle, or one candidate's folder under its `trials/`.
         task: the task the bundle was made from; its model definitions give the structure, the folder the weights.
-        context: overrides the example inputs that graphs are traced with; the task's by default.
 
     Returns:
         the module in inference mode; a quantized one is an exported graph.
@@ -68,7 +67,7 @@ def load(folder: str | Path, task: Task, *, context: Context | None = None) -> n
     if not path.is_file():
         raise UsageError("not a bundle: it has no plan.json", where=str(folder))
     saved = from_json(SavedPlan, path.read_bytes(), where=str(path))
-    context = context or Context(task.example, scheme=find_runtime(saved.runtime).scheme, seed=saved.plan.seed)
+    context = Context(task.example, scheme=saved.scheme, seed=saved.plan.seed)
     module = rebuild_plan(task.build(saved.plan.scale, saved.plan.seed), saved.plan, context)
     load_state(module, folder / "weights.safetensors")
     return module

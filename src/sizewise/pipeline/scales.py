@@ -10,6 +10,7 @@ from torch import nn
 
 from sizewise.errors import SizewiseError
 from sizewise.evaluate.scoring import Call, module_call, quality, score
+from sizewise.graph.trace import eval_copy
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.train import train_scale
 from sizewise.pipeline.weights import load_state, save_state
@@ -61,7 +62,7 @@ def _module(setup: Setup, scale: str) -> tuple[nn.Module, str]:
     """The scale's float module in inference mode, trained (or its trained weights loaded), and how it came to be."""
     task, seed = setup.task, setup.seed
     if not task.is_untrained(scale):
-        return task.build(scale, seed).eval(), "given as trained"
+        return eval_copy(task.build(scale, seed)), "given as trained"
     how = f"trained here for {task.recipe(scale).epochs} epochs"
     weights = setup.store.scale_file(scale, ".safetensors")
     if weights.exists():

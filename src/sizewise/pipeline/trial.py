@@ -98,7 +98,7 @@ def _try(model: nn.Module, candidate: Candidate, folder: Path, bench: Bench) -> 
     runner = bench.runtime.load(folder / artefact.path, threads=bench.threads)
     measured, scores = _measure(module, artefact, runner, folder, bench)
     save_state(module, folder / "weights.safetensors")
-    write_bytes(folder / "plan.json", to_json(SavedPlan(plan=plan, runtime=bench.runtime.name)))
+    write_bytes(folder / "plan.json", to_json(SavedPlan(plan=plan, runtime=bench.runtime.name, scheme=bench.runtime.scheme)))
     save_scores(folder / "scores.npy", scores)
     return replace(candidate, status="measured", artefact=artefact, measured=measured)
 

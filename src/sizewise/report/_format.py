@@ -41,9 +41,9 @@ def interval(figure: Interval, show: Callable[[float], str]) -> str:
     if figure.low == figure.high:
         return text if figure.how == "measured" else f"{text} ({figure.how})"
     bounds = (show(figure.low), show(figure.high))
-    unit = text.rpartition(" ")[2] if " " in text else ""
-    if unit and all(bound.endswith(f" {unit}") for bound in bounds):
-        bounds = (bounds[0].removesuffix(f" {unit}"), bounds[1].removesuffix(f" {unit}"))
+    unit = text.partition(" ")[2]
+    if unit and all(bound.partition(" ")[2] == unit for bound in bounds):  # "2 m 05 s" has no single unit and stays whole
+        bounds = (bounds[0].partition(" ")[0], bounds[1].partition(" ")[0])
     source = "" if figure.how == "measured" else f" ({figure.how})"
     return f"{text} [{bounds[0]}, {bounds[1]}]{source}"
 

@@ -21,7 +21,13 @@ __all__ = ["SIZE", "SPEED", "Axis", "draw", "plotly_script"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6D31")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "pentagon", "hexagon", "x")
 _INK, _GREY = "#1c2126", "#59626c"
-_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
+# the buttons are named one by one since plotly's own choice has one that sends the data to a server
+_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "showSendToCloud": False,
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+}
 
 Point = tuple[Candidate, Measurement]
 
@@ -188,7 +194,7 @@ def _draw_limits(figure: Any, record: RunRecord, axis: Axis, spans: tuple[tuple[
             remarks.append(f"The limit, {text}, lies to the {'right' if limit > 10 ** spans[0][1] else 'left'} of the plot.")
     for text, value in _quality_limits(record):
         if spans[1][0] <= value <= spans[1][1]:
-            figure.add_hline(y=value, annotation_text=html.escape(text), annotation_position="bottom right", **style)
+            figure.add_hline(y=value, annotation_text=html.escape(text), annotation_position="top left", **style)
         else:
             remarks.append(f"The limit, {text}, lies {'above' if value > spans[1][1] else 'below'} the plot.")
     return tuple(remarks)

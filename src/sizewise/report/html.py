@@ -8,7 +8,7 @@ from sizewise.report import _format as fmt
 from sizewise.report import _plots as plots
 from sizewise.report import _story as story
 from sizewise.report._page import Html, details, escape, join, page, paragraph, section, table, tag
-from sizewise.types import Candidate, Change, Interval, RunRecord, ScaleRecord, Step
+from sizewise.types import Candidate, Change, Interval, Measurement, RunRecord, ScaleRecord, Step
 from sizewise.units import format_bytes, format_count, format_seconds
 
 __all__ = ["render_html"]
@@ -94,38 +94,54 @@ def _figure(record: RunRecord, axis: plots.Axis, caption: str) -> Html:
 
 
 def _candidates(record: RunRecord) -> Html:
-    rows = sorted(record.candidates, key=lambda c: (c.measured is None, c.measured.latency.value if c.measured else 0.0))
+    pairs = [(c, c.measured) for c in record.candidates if c.measured]
+    rows = sorted(pairs, key=lambda pair: (pair[1].latency.value, pair[0].id))
     metric = record.metric.capitalize()
     head = ("Candidate", "Status", "Latency", "To reference", "File size", "Memory", metric, "Drop", "Same top-1", "Tried in")
-    marked = [index for index, c in enumerate(rows) if c.id == record.chosen]
+    marked = [index for index, (c, _) in enumerate(rows) if c.id == record.chosen]
     ratio = f"To reference: latency over that of {record.reference} as a float PyTorch module, timed in the same rounds. "
     top1 = "Same top-1: how often the file and the torch module it was made from name the same class. Quality is on validation."
     return section(
-        f"All {fmt.plural(len(rows), 'candidate')}",
+        f"All {fmt.plural(len(record.candidates), 'candidate')}",
         paragraph(ratio + top1, class_="soft"),
-        table(head, map(_candidate_row, rows, [record] * len(rows)), numbers=head[2:], marked=marked, label="All candidates"),
+        table(head, (_measured_row(c, m, record.chosen) for c, m in rows), numbers=head[2:], marked=marked, label="Measured candidates"),
+        _unmeasured([c for c in record.candidates if c.measured is None]),
     )
 
 
-def _candidate_row(c: Candidate, record: RunRecord) -> tuple[object, ...]:
-    name = join((fmt.plan_name(c.plan), tag("span", c.id, class_="interval")))
-    spent = format_seconds(c.seconds) if c.seconds else ""
-    m = c.measured
-    if m is None:
-        return (name, join((tag("b", c.status), f": {c.reason or 'no reason recorded'}")), *[""] * 7, spent)
-    marks = ["chosen"] * (c.id == record.chosen) + ["frontier"] * c.on_frontier
+def _unmeasured(candidates: Sequence[Candidate]) -> Html:
+    if not candidates:
+        return Html("")
+    rows = ((_name(c), c.status, c.reason or "no reason recorded", _spent(c)) for c in candidates)
+    words = "Stopped: hopeless before it was lowered. Failed: could not be made. Untried: the time ran out."
+    head = ("Candidate", "Status", "Reason", "Tried in")
+    return join(
+        (tag("h3", "Not measured"), paragraph(words, class_="soft"), table(head, rows, numbers=head[3:], label="Candidates not measured"))
+    )
+
+
+def _name(c: Candidate) -> Html:
+    return join((fmt.plan_name(c.plan), tag("span", c.id, class_="interval")))
+
+
+def _spent(c: Candidate) -> str:
+    return format_seconds(c.seconds) if c.seconds else ""
+
+
+def _measured_row(c: Candidate, m: Measurement, chosen: str) -> tuple[object, ...]:
+    marks = ["chosen"] * (c.id == chosen) + ["frontier"] * c.on_frontier
     agreement = m.parity.top1_agreement
     return (
-        name,
-        ", ".join(["measured", *marks]),
+        _name(c),
+        ", ".join([c.status, *marks]),
         _stacked(fmt.interval(m.latency, format_seconds)),
-        fmt.ratio(m.latency_ratio),
+        f"{m.latency_ratio:.3g}",
         format_bytes(m.size_bytes),
         _stacked(fmt.interval(m.memory, format_bytes)),
         _stacked(fmt.quality(m.quality.score, m.quality.metric)),
         _stacked(fmt.drop(m.quality.drop, m.quality.metric)),
         "" if agreement is None else f"{100 * agreement:.1f} %",
-        spent,
+        _spent(c),
     )
 
 

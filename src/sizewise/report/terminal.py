@@ -31,7 +31,7 @@ def summary(record: RunRecord) -> str:
 def _head(record: RunRecord) -> list[str]:
     measured = story.winner(record)
     where = f"{record.runtime} on {record.device.title}, {fmt.plural(measured.threads, 'thread')}, batch {measured.batch}"
-    lines = [f"{story.OUTSIDE}: {record.task}"] if not record.feasible else []
+    lines = _wrap(f"{story.OUTSIDE}: {record.task}") if not record.feasible else []
     lines += _wrap(f"{record.task}: {fmt.plan_name(record.winner.plan)} ({where})")
     return lines + _wrap(story.fit_sentence(record))
 

@@ -1,0 +1,317 @@
+"""The main job on a tiny task with the null runtime: choice, verdict, bundle, resume, bad input."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sizewise
+from sizewise.protocols import Inputs
+from sizewise.testing import NullRuntime, TinyConv, tiny_task
+from sizewise.types import RunRecord, from_json, to_json
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> sizewise.Result:
+    budget = sizewise.Budget(latency="10 s", size="1 MB", memory="1 GB", max_drop="30 %")
+    return sizewise.fit(tiny_task(), budget, NullRuntime(), out=tmp_path_factory.mktemp("run") / "out")
+
+
+def test_every_plan_of_every_scale_is_accounted_for(result: sizewise.Result) -> None:
+    labels = {(c.plan.scale, c.plan.label) for c in result.record.candidates}
+    assert len(labels) == len(result.record.candidates) == 8
+    for candidate in result.record.candidates:
+        assert (candidate.measured is not None) == (candidate.status == "measured")
+        assert candidate.status == "measured" or candidate.reason
+
+
+def test_the_choice_keeps_the_budget_and_is_the_cheapest_that_does(result: sizewise.Result) -> None:
+    record = result.record
+    assert record.feasible
+    assert record.winner.measured is not None
+    assert not record.budget.violations(record.winner.measured)
+    assert record.winner.measured.size_bytes < max(c.measured.size_bytes for c in record.candidates if c.measured)
+    assert all(c.on_frontier for c in result.frontier)
+
+
+def test_the_reference_has_no_drop_against_itself(result: sizewise.Result) -> None:
+    own = result.record.candidate("large.float").measured
+    assert own is not None
+    assert own.quality.drop is not None
+    assert own.quality.drop.value == 0
+    assert own.quality.score.value == 1.0, "labels are what the large model says"
+
+
+def test_the_bundle_is_whole(result: sizewise.Result) -> None:
+    names = {"model.null", "weights.safetensors", "plan.json", "run.json", "report.html", "README.md", "SHA256SUMS"}
+    assert names <= {p.name for p in result.path.iterdir()}
+    record = from_json(RunRecord, (result.path / "run.json").read_bytes())
+    assert record == result.record
+    assert from_json(RunRecord, to_json(record)) == record
+    assert len((result.path / "SHA256SUMS").read_text().splitlines()) == 6
+
+
+def test_the_bundle_loads_back_without_data(result: sizewise.Result) -> None:
+    task = tiny_task()
+    module = sizewise.load(result.path, task)
+    file = NullRuntime().load(result.path / "model.null", threads=1)
+    x = Inputs((next(iter(task.validation))[0],))
+    with torch.no_grad():
+        assert torch.equal(x.call(module), file(x)[0])
+
+
+def test_every_measured_candidate_loads_back(result: sizewise.Result) -> None:
+    for candidate in result.record.candidates:
+        if candidate.measured is not None:
+            folder = result.path / "trials" / candidate.id
+            module = sizewise.load(folder, tiny_task())
+            x = Inputs((torch.randn(3, 1, 6, 6),))
+            with torch.no_grad():
+                assert torch.equal(x.call(module), NullRuntime().load(folder / "model.null", threads=1)(x)[0])
+
+
+def test_a_damaged_bundle_is_refused(result: sizewise.Result, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(result.path, copy)
+    (copy / "weights.safetensors").write_bytes((copy / "weights.safetensors").read_bytes()[:-7])
+    with pytest.raises(sizewise.UsageError, match="checksum"):
+        sizewise.load(copy, tiny_task())
+    (copy / "SHA256SUMS").unlink()
+    with pytest.raises(sizewise.UsageError, match="damaged"):
+        sizewise.load(copy, tiny_task())
+
+
+def test_another_tasks_bundle_is_refused(result: sizewise.Result) -> None:
+    task = tiny_task()
+    task.models = {name: TinyConv(classes=7) for name in task.models}
+    with pytest.raises(sizewise.UsageError, match="do not fit"):
+        sizewise.load(result.path, task)
+
+
+def test_quality_decides_when_no_quality_limit_is_given(tmp_path: Path) -> None:
+    found = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=tmp_path / "out")
+    measured = [c.measured for c in found.record.candidates if c.measured]
+    assert found.chosen.measured is not None
+    assert found.chosen.measured.quality.score.value == max(m.quality.score.value for m in measured)
+
+
+def test_an_impossible_budget_names_the_limit_the_nearest_and_what_would_help(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(sizewise.BudgetInfeasible, match=r"size: .* allowed 10 B") as caught:
+        sizewise.fit(tiny_task(32), sizewise.Budget(size="10 B", max_drop="20 %"), NullRuntime(), out=out)
+    record = caught.value.result.record
+    assert caught.value.exit_code == 5
+    assert not record.feasible
+    by_limit = {r.limit: r for r in record.relaxations}
+    assert by_limit["size"].candidate is not None
+    assert by_limit["size"].needed == record.candidate(by_limit["size"].candidate).measured.size_bytes
+    assert by_limit["max_drop"].needed is None, "more drop alone does not reach 10 bytes"
+    assert (out / "SHA256SUMS").exists()
+    assert "outside" in (out / "README.md").read_text().lower()
+    assert "outside" in (out / "report.html").read_text().lower()
+
+
+def test_a_hopeless_scale_is_stopped_and_says_why(tmp_path: Path) -> None:
+    task = tiny_task()
+    found = sizewise.fit(task, sizewise.Budget(max_drop="1 %"), NullRuntime(), out=tmp_path / "out")
+    small = found.record.candidate("small.int8_static")
+    assert small.status == "stopped"
+    assert "drop on validation is at least" in str(small.reason)
+
+
+class Stop(Exception):
+    """Stands for SIGKILL."""
+
+
+class StopAfter:
+    """A progress display that stops the run after some units."""
+
+    def __init__(self, units: int) -> None:
+        self.left, self.lines = units, list[str]()
+
+    def start(self, total: int) -> None: ...
+
+    def working(self, what: str) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def advance(self, line: str) -> None:
+        self.lines.append(line)
+        self.left -= 1
+        if self.left == 0:
+            raise Stop
+
+
+@pytest.mark.parametrize("units", [1, 4, 9])
+def test_an_interrupted_run_goes_on_and_ends_the_same(units: int, tmp_path: Path) -> None:
+    budget = sizewise.Budget(max_drop="30 %")
+    whole = sizewise.fit(tiny_task(32), budget, NullRuntime(), out=tmp_path / "whole")
+    out = tmp_path / "cut"
+    with pytest.raises(Stop):
+        sizewise.fit(tiny_task(32), budget, NullRuntime(), out=out, progress=StopAfter(units))
+    finished = {p.parent.name: p.stat().st_mtime_ns for p in out.glob("trials/*/candidate.json")}
+    with pytest.raises(sizewise.UsageError, match="not empty"):
+        sizewise.fit(tiny_task(32), budget, NullRuntime(), out=out)
+    (out / "trials" / ".part-1234-left-over").write_bytes(b"half")
+    resumed = sizewise.fit(tiny_task(32), budget, NullRuntime(), out=out, resume=True)
+    again = {p.parent.name: p.stat().st_mtime_ns for p in out.glob("trials/*/candidate.json")}
+    assert finished.items() <= again.items(), "finished candidates are not repeated"
+    assert [c.id for c in resumed.record.candidates] == [c.id for c in whole.record.candidates]
+    assert [c.status for c in resumed.record.candidates] == [c.status for c in whole.record.candidates]
+    assert not list(out.rglob(".part-*"))
+
+
+def test_resume_under_another_cost_limit_repeats_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(sizewise.BudgetInfeasible):
+        sizewise.fit(tiny_task(32), sizewise.Budget(size="10 B"), NullRuntime(), out=out)
+    progress = StopAfter(10**9)
+    found = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, resume=True, progress=progress)
+    assert found.record.feasible
+    assert not list(out.rglob(".part-*"))
+
+
+def test_resume_of_another_run_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out)
+    with pytest.raises(sizewise.UsageError, match="another run"):
+        sizewise.fit(tiny_task(32, seed=1), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, resume=True)
+
+
+def test_a_time_limit_leaves_the_rest_untried_and_resume_does_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    short = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, time_limit="0 s")
+    untried = [c for c in short.record.candidates if c.status == "untried"]
+    assert untried
+    assert any("time limit" in warning for warning in short.record.warnings)
+    rest = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, resume=True)
+    assert not [c for c in rest.record.candidates if c.status == "untried"]
+
+
+def test_untrained_candidates_are_trained_the_same_way_every_time(tmp_path: Path) -> None:
+    base = tiny_task(64)
+    train = list(base.calibration or [])
+
+    def task() -> sizewise.Task:
+        models = {"a": sizewise.untrained(lambda: TinyConv(width=8), epochs=3)}
+        return sizewise.Task(models, base.example, train=train, validation=base.validation)
+
+    first = sizewise.fit(task(), sizewise.Budget(), NullRuntime(), out=tmp_path / "1")
+    second = sizewise.fit(task(), sizewise.Budget(), NullRuntime(), out=tmp_path / "2")
+    assert first.record.scales[0].quality == second.record.scales[0].quality
+    assert first.record.scales[0].trained == "trained here for 3 epochs"
+    assert {c.id: c.measured and c.measured.quality for c in first.record.candidates} == {
+        c.id: c.measured and c.measured.quality for c in second.record.candidates
+    }
+
+
+def test_without_labels_the_reference_models_outputs_are_the_measure(tmp_path: Path) -> None:
+    base = tiny_task(32)
+    unlabelled = [x for x, _ in base.validation]
+    task = sizewise.Task(base.models, base.example, calibration=unlabelled, validation=unlabelled, test=unlabelled, metric="cosine")
+    found = sizewise.fit(task, sizewise.Budget(max_drop="50 %"), NullRuntime(), out=tmp_path / "out")
+    assert found.record.reference == "large"
+    assert found.record.candidate("large.float").measured is not None
+    scores = {s.name: s.quality.score.value for s in found.record.scales}
+    assert scores["large"] == pytest.approx(1.0)
+    assert scores["small"] < 1.0
+
+
+class Nan(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :4] * self.weight * float("nan")
+
+
+class Untraceable(TinyConv):
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.sum()) > 1e9:  # data-dependent control flow
+            return super().forward(-x)
+        return super().forward(x)
+
+
+def _task(**changes: Any) -> sizewise.Task:
+    base = tiny_task(32)
+    arguments: dict[str, Any] = {
+        "models": base.models, "example_inputs": base.example, "calibration": base.calibration, "validation": base.validation,
+    }  # fmt: skip
+    return sizewise.Task(**{**arguments, **changes})
+
+
+def _once() -> Iterator[Any]:
+    yield torch.randn(2, 1, 6, 6), torch.zeros(2, dtype=torch.long)
+
+
+def _fit(task: sizewise.Task, out: Path) -> sizewise.Result:
+    return sizewise.fit(task, sizewise.Budget(size="1 MB"), NullRuntime(), out=out)
+
+
+def test_nan_outputs_name_the_model(tmp_path: Path) -> None:
+    with pytest.raises(sizewise.PreconditionError, match=r"models\['bad'\].*not finite"):
+        _fit(_task(models={"bad": Nan()}), tmp_path / "out")
+
+
+def test_labels_outside_the_classes_say_which(tmp_path: Path) -> None:
+    wrong = [(torch.randn(4, 1, 6, 6), torch.tensor([0, 1, 9, 3]))]
+    with pytest.raises(sizewise.UsageError, match="labels outside the classes") as caught:
+        _fit(_task(validation=wrong), tmp_path / "out")
+    assert "0 to 9" in str(caught.value)
+    assert "0 to 3" in str(caught.value)
+
+
+def test_a_shuffled_validation_loader_is_noticed(tmp_path: Path) -> None:
+    data = torch.utils.data.TensorDataset(torch.randn(64, 1, 6, 6), torch.randint(0, 4, (64,)))
+    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
+    with pytest.raises(sizewise.UsageError, match="no shuffling"):
+        _fit(_task(validation=loader), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("loader", "message"), [([], "no batch"), (_once(), "only once")])
+def test_loaders_that_cannot_be_used(loader: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(sizewise.UsageError, match=message):
+        _fit(_task(validation=loader), tmp_path / "out")
+
+
+def test_an_untrained_model_without_train_data(tmp_path: Path) -> None:
+    task = _task(models={"fresh": sizewise.untrained(TinyConv)}, calibration=None)
+    with pytest.raises(sizewise.PreconditionError, match="no train loader"):
+        _fit(task, tmp_path / "out")
+
+
+def test_a_model_that_torch_cannot_export_is_a_failed_candidate_beside_others(tmp_path: Path) -> None:
+    found = _fit(_task(models={"good": TinyConv(), "bad": Untraceable()}), tmp_path / "out")
+    failed = found.record.candidate("bad.int8_static")
+    assert failed.status == "failed"
+    assert "cannot export" in str(failed.reason)
+    assert found.record.candidate("good.int8_static").status == "measured"
+
+
+def test_the_given_models_are_not_changed(tmp_path: Path) -> None:
+    model = TinyConv().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    _fit(_task(models={"mine": model}), tmp_path / "out")
+    assert model.training, "the caller's module keeps its mode"
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_out_that_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    with pytest.raises(sizewise.UsageError, match="is a file"):
+        _fit(_task(), path)
+    assert path.read_text() == "mine"
+
+
+def test_the_record_is_plain_json(result: sizewise.Result) -> None:
+    plain = json.loads((result.path / "run.json").read_text())
+    assert plain["data"]["validation"]["examples"] == 96
+    assert set(plain["versions"]) >= {"sizewise", "torch", "python"}
