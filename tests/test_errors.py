@@ -54,7 +54,9 @@ def test_what_is_not_known_takes_no_line() -> None:
         (InternalError, 70, Exception),
     ],
 )
-def test_every_error_has_the_documented_exit_code_and_builtin_parent(kind: type[SizewiseError], code: int, builtin: type[Exception]) -> None:
+def test_every_error_has_the_documented_exit_code_and_builtin_parent(
+    kind: type[SizewiseError], code: int, builtin: type[Exception]
+) -> None:
     assert kind.exit_code == code
     assert issubclass(kind, SizewiseError)
     assert issubclass(kind, builtin)

@@ -3,8 +3,10 @@
 Latencies are seconds, sizes are bytes, quality is in the metric's own unit (accuracy: share of 1).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -45,8 +47,14 @@ Judgement = Literal["proved", "undecided", "refused"]
 
 
 def to_json(value: Any) -> bytes:
-    """Encode a dataclass of this module, indented, keys in field order."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+    """Encode a dataclass of this module, indented, keys in field order; numpy's numbers are written as numbers."""
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain_number), indent=1) + b"\n"
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, Real) and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def from_json(kind: type[T], data: bytes | str, *, where: str = "record") -> T:
@@ -110,12 +118,19 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Quality on one split, and the paired drop against the reference (positive = worse)."""
+    """Quality on one split.
+
+    Attributes:
+        score: mean of the per-example scores.
+        drop: paired difference to the reference, positive = worse.
+        flips: for scores of 0 and 1, on how many examples this one is worse than the reference, and better.
+    """
 
     metric: str
     higher_is_better: bool
     score: Interval
     drop: Interval | None = None
+    flips: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +180,9 @@ class Violation:
     @property
     def excess(self) -> float:
         """How many times over (or under, for a least quality) the limit the figure is; at least 1."""
-        if self.limit == "min_quality":
-            return self.allowed / max(self.got, 1e-12)
+        if self.limit == "min_quality":  # least for scores, most for losses: the ratio that is above one
+            ratio = max(self.allowed, 1e-12) / max(self.got, 1e-12)
+            return max(ratio, 1 / ratio)
         if self.limit == "max_drop":
             # a drop is additive and its limit may be zero, so one further point counts like doubling the cost
             return 1.0 + (self.got - self.allowed) / max(self.allowed, 0.01)
@@ -221,6 +237,13 @@ class Budget:
         ):
             object.__setattr__(self, name, value)
 
+    def __post_init__(self) -> None:
+        # decoding from JSON comes here without passing through __init__
+        for name in ("latency_s", "size_bytes", "memory_bytes", "max_drop", "min_quality"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{name} must be finite and not negative", got=repr(value))
+
     def violations(self, measured: Measurement) -> tuple[Violation, ...]:
         """The limits that the point estimates of `measured` break, in the order of the fields."""
         drop = measured.quality.drop
@@ -237,7 +260,7 @@ class Budget:
             if got is not None and allowed is not None and got > allowed + 1e-12
         ]
         score = measured.quality.score.value
-        if self.min_quality is not None and sign * score < sign * self.min_quality:
+        if self.min_quality is not None and sign * score < sign * self.min_quality - 1e-12:
             broken.append(Violation(limit="min_quality", got=score, allowed=self.min_quality))
         return tuple(broken)
 
@@ -291,8 +314,8 @@ class Plan:
 
     @property
     def id(self) -> str:
-        """The scale and the label in one word: "resnet-s.channel_pruning-0.5.int8_static"."""
-        parts = ["-".join([step.technique, *map(str, step.settings.values())]) for step in self.steps]
+        """The scale and the label in one word: "resnet-s.channel_pruning-ratio-0.5.int8_static"."""
+        parts = ["-".join([step.technique, *(f"{k}-{v}" for k, v in step.settings.items())]) for step in self.steps]
         return ".".join([self.scale, *(parts or ["float"])])
 
 

@@ -6,46 +6,54 @@ Conventions: 1 kB = 1000 bytes, 1 KiB = 1024 bytes; "%" and "pt" both mean perce
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
 
 from sizewise.errors import UsageError
 
 __all__ = ["format_bytes", "format_count", "format_points", "format_seconds", "parse_bytes", "parse_points", "parse_seconds"]
 
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {
-    "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3,
-}  # fmt: skip
-_POINTS = {"%": 0.01, "pt": 0.01, "pp": 0.01}
+# decimal texts, so that "95 %" is the float nearest to 0.95
+_SECONDS = {"ns": "1e-9", "us": "1e-6", "µs": "1e-6", "μs": "1e-6", "ms": "1e-3", "s": "1", "m": "60", "min": "60", "h": "3600"}
+_BYTES = {"B": "1", "kB": "1e3", "KB": "1e3", "MB": "1e6", "GB": "1e9", "KiB": "1024", "MiB": "1048576", "GiB": "1073741824"}
+_POINTS = {"%": "0.01", "pt": "0.01", "pp": "0.01"}
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*")
 
 
-def _parse(text: str | float, units: Mapping[str, float], where: str, bare: str) -> float:
+def _parse(text: str | float, units: Mapping[str, str], where: str, bare: str) -> float:
     """Read one quantity; a number without a unit is taken in `bare` units, which the error message names."""
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
+    if isinstance(text, bool) or not isinstance(text, str | Real):
         raise UsageError(f"{where} is not a quantity", got=repr(text), wanted=f"a text like {_example(units)!r}")
     if isinstance(text, str):
         match = _QUANTITY.fullmatch(text)
         if match is None:
             raise UsageError(f"{where} is not a quantity", got=repr(text), wanted=f"a number and a unit, like {_example(units)!r}")
-        number, unit = float(match[1]), match[2]
+        number, unit = Decimal(match[1]), match[2]
         if not unit and number != 0 and bare == "":
             raise UsageError(f"{where} has no unit", got=repr(text), wanted=f"one of {', '.join(units)}, like {_example(units)!r}")
         if unit and unit not in units:
             raise _unknown_unit(where, text, unit, units)
-        value = number * (units[unit] if unit else 1.0)
+        value = float(number * Decimal(units[unit] if unit else 1))
     else:
-        value = float(text)
+        value = _finite(text)
     if not math.isfinite(value) or value < 0:
         raise UsageError(f"{where} must be finite and not negative", got=repr(text))
     return value
 
 
-def _example(units: Mapping[str, float]) -> str:
+def _finite(number: Real) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
+def _example(units: Mapping[str, str]) -> str:
     return {"ms": "5 ms", "MB": "2 MB"}.get(next((u for u in ("ms", "MB") if u in units), ""), "1 %")
 
 
-def _unknown_unit(where: str, text: str, unit: str, units: Mapping[str, float]) -> UsageError:
+def _unknown_unit(where: str, text: str, unit: str, units: Mapping[str, str]) -> UsageError:
     folded = {name.lower(): name for name in units}
     near = [folded[unit.lower()]] if unit.lower() in folded else difflib.get_close_matches(unit, units, 1, 0.3)
     hint = f"did you mean {near[0]!r}?" if near else None
@@ -83,26 +91,25 @@ def format_seconds(value: float) -> str:
     """Three significant digits in the unit that fits: "41.2 us", "5.03 ms", "1.20 s", "2 m 05 s"."""
     if value >= 60:
         return f"{int(value // 60)} m {int(value % 60):02d} s"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if value >= scale:
-            return f"{_three(value / scale)} {unit}"
-    return f"{_three(value * 1e6)} us"
+    return _scaled(value, (("s", 1.0), ("ms", 1e-3))) or f"{_three(value * 1e6)} us"
 
 
 def format_bytes(value: float) -> str:
     """Three significant digits in decimal units: "905 B", "88.1 kB", "2.10 MB"."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= scale:
-            return f"{_three(value / scale)} {unit}"
-    return f"{value:.0f} B"
+    return _scaled(value, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))) or f"{value:.0f} B"
 
 
 def format_count(value: float) -> str:
     """Three significant digits with k, M, G: "77.9 k", "4.10 G"."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
+    return _scaled(value, (("G", 1e9), ("M", 1e6), ("k", 1e3))) or f"{value:.0f}"
+
+
+def _scaled(value: float, scales: Sequence[tuple[str, float]]) -> str | None:
+    """In the first unit of which the rounded value is at least one."""
+    for unit, scale in scales:
+        if value >= 0.9995 * scale:
             return f"{_three(value / scale)} {unit}"
-    return f"{value:.0f}"
+    return None
 
 
 def format_points(value: float, *, signed: bool = False) -> str:

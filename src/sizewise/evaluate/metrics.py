@@ -81,10 +81,11 @@ def _check_labels(logits: Tensor, labels: Any) -> Tensor:
 IGNORED = -100  # torch's convention for positions that do not count
 
 
-def _mean_per_example(values: Tensor, counted: Tensor) -> Tensor:
-    """[n, ...] values to [n] means over counted positions."""
+def _mean_per_example(values: Tensor, counted: Tensor, empty: float) -> Tensor:
+    """[n, ...] values to [n] means over counted positions; `empty` where none counts."""
     values, counted = values.reshape(len(values), -1).double(), counted.reshape(len(counted), -1).double()
-    return (values * counted).sum(1) / counted.sum(1).clamp_min(1)
+    means = (values * counted).sum(1) / counted.sum(1).clamp_min(1)
+    return torch.where(counted.sum(1) > 0, means, empty)
 
 
 def top_k(k: int) -> Score:
@@ -94,7 +95,7 @@ def top_k(k: int) -> Score:
         labels = _check_labels(logits, labels)
         best = logits.topk(min(k, logits.shape[-1]), dim=-1).indices
         right: Tensor = best.eq(labels.unsqueeze(-1)).any(-1)
-        return _mean_per_example(right, labels != IGNORED)
+        return _mean_per_example(right, labels != IGNORED, empty=1.0)  # nothing to get wrong
 
     return score
 
@@ -112,7 +113,7 @@ def cross_entropy(logits: Tensor, labels: Any) -> Tensor:
     labels = _check_labels(logits, labels)
     classes = logits.shape[-1]
     loss = F.cross_entropy(logits.reshape(-1, classes).double(), labels.reshape(-1), reduction="none", ignore_index=IGNORED)
-    return _mean_per_example(loss.reshape(labels.shape), labels != IGNORED)
+    return _mean_per_example(loss.reshape(labels.shape), labels != IGNORED, empty=0.0)
 
 
 def cosine(outputs: Tensor, reference: Any) -> Tensor:

@@ -12,11 +12,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import optimize, stats
 
+from sizewise.errors import UsageError
 from sizewise.types import Interval
 
-__all__ = ["examples_needed", "mean_interval", "median_interval", "paired_drop", "tango_interval"]
+__all__ = ["UNBOUNDED", "examples_needed", "flips", "mean_interval", "median_interval", "paired_drop", "tango_interval"]
 
 Scores = Float[ndarray, " n"]
+UNBOUNDED = 1e300  # half-width where one observation says nothing of the spread; JSON has no infinity
 
 
 def mean_interval(scores: Scores, *, binary: bool, confidence: float = 0.95) -> Interval:
@@ -42,13 +44,15 @@ def paired_drop(reference: Scores, candidate: Scores, *, higher_is_better: bool,
     Scores of 0 and 1 use Tango's score interval, which stays honest when few examples differ; others Student's t on
     the differences.
     """
+    if reference.shape != candidate.shape:
+        raise UsageError("paired scores must be of the same examples", got=f"{reference.shape} and {candidate.shape}")
     sign = 1.0 if higher_is_better else -1.0
     differences = sign * (np.asarray(reference, float) - np.asarray(candidate, float))
     n = len(differences)
     value = float(np.mean(differences))
-    if binary and _is_binary(reference) and _is_binary(candidate):
-        worse, better = int(np.sum(differences > 0)), int(np.sum(differences < 0))
-        low, high = tango_interval(worse, better, n, confidence)
+    counts = flips(reference, candidate, higher_is_better=higher_is_better) if binary else None
+    if counts is not None:
+        low, high = tango_interval(*counts, n, confidence)
     else:
         half = _t_half_width(differences, confidence)
         low, high = value - half, value + half
@@ -73,15 +77,7 @@ def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[fl
     quantile = float(stats.norm.ppf(0.5 + confidence / 2))
 
     def z(d: float) -> float:
-        # the restricted estimate solves 2n q^2 + B q - c d (1 - d) = 0
-        big_b = -b - c + (2 * n - b + c) * d
-        root = math.sqrt(max(0.0, big_b**2 + 8 * n * c * d * (1 - d)))
-        q = (root - big_b) / (4 * n)
-        variance = n * (2 * q + d * (1 - d))
-        numerator = b - c - n * d
-        if variance <= 1e-300:
-            return math.copysign(math.inf, numerator) if numerator else 0.0
-        return numerator / math.sqrt(variance)
+        return _tango_statistic(b, c, n, d)
 
     centre = (b - c) / n
     # z falls in d: above the quantile to the left of the interval, below minus the quantile to the right of it
@@ -90,20 +86,50 @@ def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[fl
     return low, high
 
 
+def _tango_statistic(b: float, c: float, n: float, d: float) -> float:
+    # the restricted estimate q solves 2n q^2 + B q - c d (1 - d) = 0
+    big_b = -b - c + (2 * n - b + c) * d
+    root = math.sqrt(max(0.0, big_b**2 + 8 * n * c * d * (1 - d)))
+    q = (root - big_b) / (4 * n)
+    variance = n * (2 * q + d * (1 - d))
+    numerator = b - c - n * d
+    if variance <= 1e-300:
+        return math.copysign(math.inf, numerator) if numerator else 0.0
+    return numerator / math.sqrt(variance)
+
+
+def flips(reference: Scores, candidate: Scores, *, higher_is_better: bool) -> tuple[int, int] | None:
+    """Examples on which the candidate is worse, and on which it is better; None unless all scores are 0 or 1."""
+    if not (_is_binary(reference) and _is_binary(candidate)):
+        return None
+    fell, rose = int(np.sum(reference > candidate)), int(np.sum(reference < candidate))
+    return (fell, rose) if higher_is_better else (rose, fell)
+
+
 def _bisect(function: Callable[[float], float], low: float, high: float) -> float:
     return float(optimize.bisect(function, low, high, xtol=1e-10)) if low < high else low
 
 
-def examples_needed(drop: Interval, limit: float) -> int | None:
+def examples_needed(drop: Interval, limit: float, counts: tuple[int, int] | None = None) -> int | None:
     """Test examples that would decide whether the drop is within `limit`, if effect and spread stay as seen.
 
-    The half-width of the interval falls with the square root of n; decided means that it no longer reaches the limit.
-    None when the estimate sits on the limit, where no number decides.
+    With the counts of a binary comparison, Tango's statistic at the limit grows with the root of n while their shares
+    stay, so n (quantile / z)^2 examples bring it to the quantile. Otherwise the interval's half-width falls with the root
+    of n, and decided means that it no longer reaches the limit. None when the estimate sits on the limit, where no number
+    decides, and when nothing is known of the spread.
+
+    Args:
+        drop: the paired drop, or any mean with its interval.
+        limit: what it is held against.
+        counts: `flips` of the comparison.
     """
     distance = abs(limit - drop.value)
     half = drop.high - drop.value if limit > drop.value else drop.value - drop.low
-    if distance <= 1e-12 or half <= 0:
+    if distance <= 1e-12 or half <= 0 or half >= UNBOUNDED / 2:
         return None
+    if counts is not None and 0 < limit < 1:
+        quantile = float(stats.norm.ppf(0.5 + drop.confidence / 2))
+        return math.ceil(drop.n * (quantile / _tango_statistic(*counts, drop.n, limit)) ** 2)
     return math.ceil(drop.n * (half / distance) ** 2)
 
 
@@ -128,5 +154,5 @@ def _is_binary(scores: Scores) -> bool:
 def _t_half_width(values: Scores, confidence: float) -> float:
     n = len(values)
     if n < 2:
-        return math.inf
+        return UNBOUNDED
     return float(stats.t.ppf(0.5 + confidence / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))

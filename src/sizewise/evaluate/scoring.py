@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sizewise.data.batches import batches, digest, examples_in
 from sizewise.errors import PreconditionError, UsageError
 from sizewise.evaluate.metrics import Metric, primary_output
-from sizewise.evaluate.paired import mean_interval, paired_drop
+from sizewise.evaluate.paired import flips, mean_interval, paired_drop
 from sizewise.protocols import Inputs
 from sizewise.types import Parity, Quality
 
@@ -112,24 +112,32 @@ def _scores(metric: Metric, outputs: Tensor, target: Any, n: int, where: str) ->
 
 def quality(scores: Scores, metric: Metric, reference: Scores | None = None, confidence: float = 0.95) -> Quality:
     """Mean score with its interval, and the paired drop against the reference's scores."""
-    drop = None
+    drop = counts = None
     if reference is not None:
+        counts = flips(reference, scores, higher_is_better=metric.higher_is_better) if metric.binary else None
         drop = paired_drop(reference, scores, higher_is_better=metric.higher_is_better, binary=metric.binary, confidence=confidence)
     return Quality(
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
         score=mean_interval(scores, binary=metric.binary, confidence=confidence),
         drop=drop,
+        flips=counts,
     )
 
 
 def measure_parity(module: Call, file: Call, split: Split, limit: int = 256) -> Parity:
-    """Compare a file with the module it was made from on the first `limit` examples of a split."""
+    """Compare a file with the module it was made from, on the first batches of a split that hold `limit` examples.
+
+    Raises:
+        PreconditionError: the file's outputs have another shape or are not finite.
+    """
     largest, total, elements, magnitude, agreed, n, classes = 0.0, 0.0, 0, 0.0, 0.0, 0, True
     for inputs, _ in batches(split.loader, split.name):
         want, got = primary_output(module(inputs)).double(), primary_output(file(inputs)).double()
         if want.shape != got.shape:
             raise PreconditionError("the file's outputs have another shape", got=str(tuple(got.shape)), wanted=str(tuple(want.shape)))
+        if not bool(torch.isfinite(got).all()):
+            raise PreconditionError("the file's outputs are not finite", where=split.name)
         gap = (want - got).abs()
         largest = max(largest, float(gap.max()))
         total, elements, magnitude = total + float(gap.sum()), elements + gap.numel(), magnitude + float(want.abs().sum())

@@ -39,23 +39,32 @@ def prepare_scales(setup: Setup) -> dict[str, Prepared]:
     Raises:
         SizewiseError: a model fails, gives outputs that are not finite, or does not fit the data; says which.
     """
-    task, modules = setup.task, dict[str, tuple[nn.Module, str]]()
+    task, prepared = setup.task, dict[str, Prepared]()
+    reference = _relative_reference(setup)
     for scale in sorted(task.models, key=lambda name: name != task.reference):
-        if modules and setup.late:
+        if prepared and setup.late:
             setup.progress.advance(f"{scale}: not prepared, the time limit is reached")
             continue
-        modules[scale] = _module(setup, scale)
-    reference = _relative_reference(setup, modules)
-    prepared = {}
-    for scale, (module, how) in modules.items():
-        setup.progress.working(f"{scale}: profiling and scoring in float")
         try:
-            prepared[scale] = _score(setup, scale, module, how, reference)
+            prepared[scale] = _prepare(setup, scale, reference)
         except SizewiseError as error:
             error.where = f"models[{scale!r}]" + (f", {error.where}" if error.where else "")
             raise
         setup.progress.advance(_describe(prepared[scale].record))
     return prepared
+
+
+def _prepare(setup: Setup, scale: str, reference: Call | None) -> Prepared:
+    """Build, profile and score the scale, or take what is known of it from the store."""
+    module, how = _module(setup, scale)
+    if known := setup.store.scale(scale):
+        return Prepared(known[0], module, known[1])
+    setup.progress.working(f"{scale}: profiling and scoring in float")
+    cost = profile_model(module, setup.task.example)
+    scores = score(module_call(module), setup.validation, setup.task.metric, reference)
+    record = ScaleRecord(name=scale, cost=cost, trained=how, quality=quality(scores, setup.task.metric))
+    setup.store.save_scale(record, scores)
+    return Prepared(record, module, scores)
 
 
 def _module(setup: Setup, scale: str) -> tuple[nn.Module, str]:
@@ -81,24 +90,16 @@ def _module(setup: Setup, scale: str) -> tuple[nn.Module, str]:
     return module, how
 
 
-def _relative_reference(setup: Setup, modules: Mapping[str, tuple[nn.Module, str]]) -> Call | None:
+def _relative_reference(setup: Setup) -> Call | None:
     """For metrics that compare with a reference, which must be known before anything is scored."""
-    if setup.task.metric.target != "reference":
+    task = setup.task
+    if task.metric.target != "reference":
         return None
-    macs = {name: profile_model(module, setup.task.example).macs for name, (module, _) in modules.items()}
-    chosen = setup.task.reference or max(macs, key=lambda name: (macs[name], name))
-    return module_call(modules[chosen][0])
-
-
-def _score(setup: Setup, scale: str, module: nn.Module, how: str, reference: Call | None) -> Prepared:
-    """Profile the module and score it on the validation split, or take both from the store."""
-    if known := setup.store.scale(scale):
-        return Prepared(known[0], module, known[1])
-    cost = profile_model(module, setup.task.example)
-    scores = score(module_call(module), setup.validation, setup.task.metric, reference)
-    record = ScaleRecord(name=scale, cost=cost, trained=how, quality=quality(scores, setup.task.metric))
-    setup.store.save_scale(record, scores)
-    return Prepared(record, module, scores)
+    chosen = task.reference
+    if chosen is None:
+        macs = {name: profile_model(task.build(name, setup.seed), task.example).macs for name in task.models}
+        chosen = max(macs, key=lambda name: (macs[name], name))
+    return module_call(_module(setup, chosen)[0])
 
 
 def _describe(record: ScaleRecord) -> str:

@@ -35,13 +35,13 @@ def judge(budget: Budget, measured: Measurement, test: Quality | None) -> Verdic
     return Verdict(judgement=worst, limits=tuple(rows), test_quality=test)
 
 
-def judge_limit(limit: Limit, figure: Interval, allowed: float, source: str) -> LimitVerdict:
-    """An upper limit against an interval."""
+def judge_limit(limit: Limit, figure: Interval, allowed: float, source: str, counts: tuple[int, int] | None = None) -> LimitVerdict:
+    """An upper limit against an interval; `counts` are a binary comparison's flips."""
     if figure.high <= allowed:
         return LimitVerdict(limit=limit, judgement="proved", figure=figure, allowed=allowed, reason=source)
     if figure.low > allowed:
         return LimitVerdict(limit=limit, judgement="refused", figure=figure, allowed=allowed, reason=source)
-    needed = examples_needed(figure, allowed) if limit in ("max_drop", "min_quality") else None
+    needed = examples_needed(figure, allowed, counts) if limit in ("max_drop", "min_quality") else None
     return LimitVerdict(
         limit=limit, judgement="undecided", figure=figure, allowed=allowed, reason=f"{source}: the interval holds the limit", needed=needed
     )
@@ -63,7 +63,8 @@ def _quality_rows(budget: Budget, validation: Quality, test: Quality | None) -> 
 
 def _on_test(limit: Limit, figure: Interval, allowed: float, test: Quality | None) -> LimitVerdict:
     if test is not None:
-        return judge_limit(limit, figure, allowed, f"{figure.n} test examples")
+        counts = test.flips if limit == "max_drop" else None
+        return judge_limit(limit, figure, allowed, f"{figure.n} test examples", counts)
     reason = "the task has no test split; the figure is the validation split's, which the search looked at"
     return LimitVerdict(limit=limit, judgement="undecided", figure=figure, allowed=allowed, reason=reason)
 

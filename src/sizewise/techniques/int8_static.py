@@ -105,7 +105,16 @@ def _convert(prepared: Any) -> nn.Module:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         converted: nn.Module = allow_exported_model_train_eval(convert_pt2e(prepared))
-        return converted
+    _drop_unused(converted)
+    return converted
+
+
+def _drop_unused(graph: Any) -> None:
+    """Remove the float weights that conversion leaves beside the int8 ones."""
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [name for name in graph.state_dict() if name not in used]:
+        path, _, attribute = name.rpartition(".")
+        delattr(graph.get_submodule(path), attribute)
 
 
 def _observers(prepared: nn.Module) -> list[tuple[str, Any]]:

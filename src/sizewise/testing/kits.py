@@ -1,9 +1,9 @@
 """Conformance kits: what every technique and every runtime promises, as assertions that third parties can run too.
 
-    from sizewise.testing import check_runtime, check_technique
+from sizewise.testing import check_runtime, check_technique
 
-    def test_mine() -> None:
-        check_technique("channel_pruning", {"ratio": 0.5})
+def test_mine() -> None:
+    check_technique("channel_pruning", {"ratio": 0.5})
 """
 
 import copy
@@ -116,5 +116,3 @@ def _assert_same_state(before: Mapping[str, Tensor], after: Mapping[str, Tensor]
     assert before.keys() == after.keys(), message
     for name, value in before.items():
         assert torch.equal(value, after[name]), f"{message}: {name}"
-
-

@@ -1,0 +1,101 @@
+"""Channel pruning beyond the conformance kit: what it keeps, what it repairs, what it leaves alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from sizewise.arith.repair import absorb
+from sizewise.errors import UnsupportedModel, UsageError
+from sizewise.pipeline.apply import apply_plan
+from sizewise.profile.static import profile_model
+from sizewise.protocols import Context, Inputs
+from sizewise.types import Change, Plan, Step
+from sizewise.zoo.mobilenet import MobileNetV2
+from sizewise.zoo.resnet import resnet_cifar
+
+
+def prune(model: nn.Module, example: torch.Tensor, ratio: float, *, data: list[Inputs] | None = None) -> tuple[nn.Module, Change]:
+    plan = Plan(scale="x", steps=(Step(technique="channel_pruning", settings={"ratio": ratio}),))
+    module, _, changes = apply_plan(model, plan, Context(Inputs((example,)), data, channel_multiple=4))
+    return module, changes[0]
+
+
+def test_macs_really_fall() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    model = resnet_cifar(8)
+    pruned, _ = prune(model, x, 0.5)
+    before, after = profile_model(model, Inputs((x,))).macs, profile_model(pruned, Inputs((x,))).macs
+    assert after < 0.6 * before
+    assert sum(p.numel() for p in pruned.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
+
+
+def test_the_output_layer_is_left_alone_and_named() -> None:
+    _, change = prune(MobileNetV2(0.25, classes=7), torch.randn(1, 3, 32, 32), 0.25)
+    assert [(s.what, s.reason) for s in change.skipped if "output" in s.reason] == [("classifier.1", "makes the model's output")]
+
+
+def test_a_pruned_model_trains() -> None:
+    pruned, _ = prune(MobileNetV2(0.25, classes=7), torch.randn(2, 3, 32, 32), 0.5)
+    pruned.train()
+    pruned(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in pruned.parameters() if p.requires_grad)
+
+
+class Redundant(nn.Module):
+    """Half of the hidden channels are mixtures of the other half, so that losing them need cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 3)
+        with torch.no_grad():
+            mix = torch.randn(4, 4)
+            self.first.weight[4:] = torch.einsum("ij,jkab->ikab", mix, self.first.weight[:4])
+            self.first.bias[4:] = mix @ self.first.bias[:4] + 1.0  # type: ignore[index]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.second(self.first(x)).mean((2, 3))
+        return out
+
+
+def test_what_can_be_predicted_is_repaired() -> None:
+    torch.manual_seed(0)
+    model, x = Redundant(), torch.randn(32, 3, 9, 9)
+    repaired, _ = prune(model, x, 0.5, data=[Inputs((x,))])
+    bare, _ = prune(model, x, 0.5)
+    y = torch.randn(16, 3, 9, 9)
+    with torch.no_grad():
+        scale = float(model(y).std())
+        assert float((repaired(y) - model(y)).abs().max()) < 0.01 * scale, "only damping differs"
+        assert float((bare(y) - model(y)).abs().max()) > 0.3 * scale
+
+
+def test_absorb_agrees_with_least_squares() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(500, 6, generator=generator, dtype=torch.float64) @ torch.randn(6, 6, generator=generator, dtype=torch.float64) + 2
+    weight = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    kept = [0, 2, 3, 5]
+    mean = x.mean(0)
+    covariance = (x - mean).T @ (x - mean) / len(x)
+    folded, constant = absorb(weight, mean, covariance, kept, damping=0.0)
+    design = torch.cat([x[:, kept], torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    solution = torch.linalg.lstsq(design, x @ weight.T).solution
+    assert torch.allclose(folded, solution[:-1].T, atol=1e-8)
+    assert torch.allclose(constant, solution[-1], atol=1e-8)
+
+
+def test_absorb_is_exact_for_every_tap_when_nothing_is_lost() -> None:
+    weight = torch.randn(4, 3, 3, 3)
+    folded, constant = absorb(weight, torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64), [0, 1, 2])
+    assert torch.equal(folded, weight)
+    assert not constant.any()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, float("nan")])
+def test_a_ratio_outside_its_range(ratio: float) -> None:
+    with pytest.raises(UsageError, match="ratio"):
+        prune(Redundant(), torch.randn(1, 3, 9, 9), ratio)
+
+
+def test_a_model_without_prunable_channels_says_why() -> None:
+    with pytest.raises(UnsupportedModel, match="makes the model's output"):
+        prune(nn.Sequential(nn.Linear(4, 3)), torch.randn(2, 4), 0.5)

@@ -1,0 +1,98 @@
+"""Static int8 beyond the conformance kit: accuracy of the arithmetic, what stays float, bad input."""
+
+import pytest
+import torch
+from torch import nn
+
+from sizewise.errors import PreconditionError, UnsupportedModel
+from sizewise.pipeline.apply import apply_plan
+from sizewise.protocols import Context, Inputs
+from sizewise.testing import NullRuntime, TinyConv
+from sizewise.types import Change, Plan, Scheme, Step
+
+PLAN = Plan(scale="x", steps=(Step(technique="int8_static"),))
+
+
+def quantize(
+    model: nn.Module, x: torch.Tensor, *, data: list[Inputs] | None = None, scheme: Scheme | None = NullRuntime.scheme
+) -> tuple[nn.Module, Change]:
+    module, _, changes = apply_plan(model, PLAN, Context(Inputs((x,)), [Inputs((x,))] if data is None else data, scheme))
+    return module, changes[0]
+
+
+def test_a_linear_layer_is_within_half_a_step_of_every_rounding() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 8)), torch.randn(64, 16)
+    quantized, _ = quantize(model, x)
+    weight = model[0].weight
+    in_step = float(x.max() - x.min()) / 255
+    w_step = weight.abs().amax(1) / 127
+    with torch.no_grad():
+        want, got = model(x), quantized(x)
+        out_step = float(want.max() - want.min()) / 255
+        bound = 0.5 * in_step * weight.abs().sum(1) + 0.5 * w_step * (x.abs() + in_step).sum(1, keepdim=True) + out_step
+        assert bool(((want - got).abs() <= bound + 1e-6).all())
+
+
+def test_weights_are_stored_as_int8() -> None:
+    quantized, _ = quantize(TinyConv(), torch.randn(8, 1, 6, 6))
+    kinds = {tuple(v.shape): v.dtype for v in quantized.state_dict().values() if v.ndim == 4}
+    assert kinds == {(16, 1, 3, 3): torch.int8, (16, 16, 3, 3): torch.int8}
+
+
+class WithSoftmax(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.head(x), -1)
+
+
+def test_what_stays_float_is_named_with_its_reason() -> None:
+    _, change = quantize(WithSoftmax(), torch.randn(8, 6))
+    assert any("softmax" in skip.reason and "no integer kernel" in skip.reason for skip in change.skipped)
+
+
+def test_quantizing_twice_is_refused() -> None:
+    x = torch.randn(8, 1, 6, 6)
+    twice = Plan(scale="x", steps=(*PLAN.steps, *PLAN.steps))
+    with pytest.raises(PreconditionError, match="still is FLOAT"):
+        apply_plan(TinyConv(), twice, Context(Inputs((x,)), [Inputs((x,))], NullRuntime.scheme))
+
+
+def test_pruning_after_quantization_is_refused() -> None:
+    x = torch.randn(8, 1, 6, 6)
+    wrong = Plan(scale="x", steps=(Step(technique="int8_static"), Step(technique="channel_pruning")))
+    with pytest.raises(PreconditionError, match="channel_pruning needs a model that still is"):
+        apply_plan(TinyConv(), wrong, Context(Inputs((x,)), [Inputs((x,))], NullRuntime.scheme))
+
+
+def test_calibration_data_is_asked_for() -> None:
+    x = torch.randn(8, 1, 6, 6)
+    with pytest.raises(PreconditionError, match="needs calibration data"):
+        apply_plan(TinyConv(), PLAN, Context(Inputs((x,)), None, NullRuntime.scheme))
+
+
+def test_a_runtime_without_integer_kernels() -> None:
+    with pytest.raises(PreconditionError, match="no integer kernels"):
+        quantize(TinyConv(), torch.randn(8, 1, 6, 6), scheme=None)
+
+
+def test_activations_that_are_not_finite() -> None:
+    x = torch.randn(8, 1, 6, 6)
+    with pytest.raises(PreconditionError, match="not finite"):
+        quantize(TinyConv(), x, data=[Inputs((x * float("inf"),))])
+
+
+def test_a_model_without_layers_to_quantize() -> None:
+    class Nothing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(x * self.scale)
+
+    with pytest.raises(UnsupportedModel, match="nothing in this model"):
+        quantize(Nothing(), torch.randn(3, 4))
