@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
+from typing import SupportsFloat
 
 from sizewise.errors import UsageError
 
@@ -21,7 +22,7 @@ _POINTS = {"%": "0.01", "pt": "0.01", "pp": "0.01"}
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*")
 
 
-def _parse(text: str | float, units: Mapping[str, str], where: str, bare: str) -> float:
+def _parse(text: object, units: Mapping[str, str], where: str, bare: str) -> float:
     """Read one quantity; a number without a unit is taken in `bare` units, which the error message names."""
     if isinstance(text, bool) or not isinstance(text, str | Real):
         raise UsageError(f"{where} is not a quantity", got=repr(text), wanted=f"a text like {_example(units)!r}")
@@ -42,7 +43,7 @@ def _parse(text: str | float, units: Mapping[str, str], where: str, bare: str) -
     return value
 
 
-def _finite(number: Real) -> float:
+def _finite(number: SupportsFloat) -> float:
     try:
         return float(number)
     except OverflowError:

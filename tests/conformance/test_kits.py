@@ -7,7 +7,7 @@ import pytest
 from sizewise import registry
 from sizewise.testing import NullRuntime, check_runtime, check_technique
 
-SETTINGS = {"int8_static": [{}], "channel_pruning": [{"ratio": 0.25}, {"ratio": 0.5}]}
+SETTINGS: dict[str, list[dict[str, float]]] = {"int8_static": [{}], "channel_pruning": [{"ratio": 0.25}, {"ratio": 0.5}]}
 CASES = [(name, settings) for name in registry.names("techniques") for settings in SETTINGS[name]]
 
 

@@ -137,7 +137,8 @@ def test_a_metric_of_ones_own_is_taken_as_it_is() -> None:
 
 def test_a_plain_function_is_a_metric_where_more_is_better() -> None:
     def margin(outputs: Tensor, targets: Any) -> Tensor:
-        return outputs[:, 0] - targets
+        scores: Tensor = outputs[:, 0] - targets
+        return scores
 
     metric = find_metric(margin)
     assert (metric.name, metric.higher_is_better, metric.unit, metric.target, metric.binary) == ("margin", True, "plain", "labels", False)

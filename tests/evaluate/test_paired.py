@@ -186,7 +186,8 @@ def test_one_example_leaves_everything_open() -> None:
         mean_interval(np.array([0.3]), binary=False),
         paired_drop(np.array([0.3]), np.array([0.2]), higher_is_better=True, binary=False),
     ):
-        assert (got.low, got.high) == (pytest.approx(-UNBOUNDED), pytest.approx(UNBOUNDED))
+        assert got.low <= -0.9 * UNBOUNDED
+        assert got.high >= 0.9 * UNBOUNDED
 
 
 def _repeated(values: Array, n: int) -> Array:

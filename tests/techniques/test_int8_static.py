@@ -22,9 +22,9 @@ def quantize(
 
 def test_a_linear_layer_is_within_half_a_step_of_every_rounding() -> None:
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(16, 8)), torch.randn(64, 16)
+    model, x = nn.Linear(16, 8), torch.randn(64, 16)
     quantized, _ = quantize(model, x)
-    weight = model[0].weight
+    weight = model.weight
     in_step = float(x.max() - x.min()) / 255
     w_step = weight.abs().amax(1) / 127
     with torch.no_grad():

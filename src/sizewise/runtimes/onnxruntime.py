@@ -90,7 +90,7 @@ class OnnxRuntime:
     file_name: ClassVar[str] = "model.onnx"
     channel_multiple: ClassVar[int] = 8
     # signed activations run slower than float on x86 here; unsigned with int8 weights are the fast kernels
-    scheme: ClassVar[Scheme] = Scheme(
+    scheme: ClassVar[Scheme | None] = Scheme(
         name="u8s8",
         activation="uint8",
         activation_range=(0, 255),

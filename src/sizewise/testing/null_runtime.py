@@ -47,7 +47,7 @@ class NullRuntime:
     name: ClassVar[str] = "null"
     file_name: ClassVar[str] = "model.null"
     channel_multiple: ClassVar[int] = 4
-    scheme: ClassVar[Scheme] = Scheme(
+    scheme: ClassVar[Scheme | None] = Scheme(
         name="u8s8",
         activation="uint8",
         activation_range=(0, 255),
