@@ -18,8 +18,8 @@ test-all: .venv/.dev
 check: lint types contracts test
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
 
 types: .venv/.dev
 	$(BIN)/mypy

@@ -1,7 +1,8 @@
 """The error tree. Every error says what, where, got, wanted and what to do, and owns the exit code of the command line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "UnknownName",
     "UnsupportedModel",
     "UsageError",
+    "blaming",
 ]
 
 
@@ -100,6 +102,22 @@ class PreconditionError(SizewiseError, ValueError):
     """A technique's or a task's precondition does not hold."""
 
     exit_code = 4
+
+
+@contextmanager
+def blaming(what: str, where: str | None = None) -> Iterator[None]:
+    """Code of the user's (a model, a loader, a metric, a task file) may raise anything: say that it is theirs, and where.
+
+    Raises:
+        PreconditionError: the block raised; errors of ours pass through.
+    """
+    try:
+        yield
+    except SizewiseError:
+        raise
+    except Exception as error:  # foreign code
+        first = str(error).strip().partition("\n")[0]
+        raise PreconditionError(what, where=where, got=f"{type(error).__name__}: {first}") from error
 
 
 class BudgetInfeasible(SizewiseError):

@@ -53,7 +53,7 @@ def main() -> NoReturn:
         _fail("interrupted; finished candidates are kept: the same command with --resume goes on", INTERRUPTED, debug)
     except OSError as error:
         hint = "\n  hint: free some space, then the same command with --resume goes on" if error.errno == errno.ENOSPC else ""
-        _fail(f"error: {error.filename or 'file'}: {error.strerror or error}{hint}", 2, debug)
+        _fail(f"error: {error.filename or 'writing a file'}: {error.strerror or error}{hint}", 2, debug)
     except Exception as error:  # noqa: BLE001  # the top: whatever is left is a mistake of ours
         _fail(f"internal error: {type(error).__name__}: {error}\n  hint: --debug shows the traceback; please report it", 70, debug)
     sys.exit(0)

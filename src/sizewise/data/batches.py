@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sizewise.errors import UsageError
+from sizewise.errors import UsageError, blaming
 from sizewise.protocols import Inputs
 
 __all__ = ["CalibrationSample", "as_inputs", "batches", "check_loader", "digest", "examples_in", "split_batch"]
 
+_END = object()
 _TARGET_KEYS = ("labels", "label", "targets", "target")
 
 
@@ -70,13 +71,24 @@ def batches(loader: Iterable[Any], where: str) -> Iterator[tuple[Inputs, Any]]:
         UsageError: a form that is not accepted, a batch without examples, or a loader that yields nothing.
     """
     count = 0
-    for count, batch in enumerate(loader, start=1):
+    for count, batch in enumerate(_guarded(loader, where), start=1):
         inputs, target = split_batch(batch, f"{where}, batch {count}")
         if examples_in(inputs) < 1:
             raise UsageError("the batch holds no example", where=f"{where}, batch {count}")
         yield inputs, target
     if not count:
         raise UsageError("the loader yields no batch", where=where, hint="an iterator can be read only once; give a list or a DataLoader")
+
+
+def _guarded(loader: Iterable[Any], where: str) -> Iterator[Any]:
+    with blaming("reading the loader failed", where):
+        source = iter(loader)
+    while True:
+        with blaming("reading the loader failed", where):
+            batch = next(source, _END)
+        if batch is _END:
+            return
+        yield batch
 
 
 def check_loader(loader: Any, where: str) -> None:

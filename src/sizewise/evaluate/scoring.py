@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from sizewise.data.batches import batches, digest, examples_in
-from sizewise.errors import PreconditionError, UsageError
+from sizewise.errors import PreconditionError, UsageError, blaming
 from sizewise.evaluate.metrics import Metric, primary_output
 from sizewise.evaluate.paired import flips, mean_interval, paired_drop
 from sizewise.protocols import Inputs
@@ -28,7 +28,7 @@ def module_call(model: nn.Module) -> Call:
     """A module as a function of `Inputs`, without gradients."""
 
     def call(inputs: Inputs) -> Any:
-        with torch.inference_mode():
+        with blaming("the model failed on these inputs"), torch.inference_mode():
             return inputs.call(model)
 
     return call
@@ -100,7 +100,8 @@ def score(call: Call, split: Split, metric: Metric, reference: Call | None = Non
 
 
 def _scores(metric: Metric, outputs: Tensor, target: Any, n: int, where: str) -> Scores:
-    values = metric.score(outputs, target)
+    with blaming(f"the metric {metric.name!r} failed", where):
+        values = metric.score(outputs, target)
     if not isinstance(values, Tensor) or values.shape != (n,):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise UsageError(f"the metric {metric.name!r} must return one score per example", where=where, got=str(shape), wanted=f"({n},)")

@@ -48,7 +48,9 @@ def prepare_scales(setup: Setup) -> dict[str, Prepared]:
         try:
             prepared[scale] = _prepare(setup, scale, reference)
         except SizewiseError as error:
-            error.where = f"models[{scale!r}]" + (f", {error.where}" if error.where else "")
+            name = f"models[{scale!r}]"
+            if not (error.where or "").startswith(name):
+                error.where = f"{name}, {error.where}" if error.where else name
             raise
         setup.progress.advance(_describe(prepared[scale].record))
     return prepared

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sizewise.data.batches import batches
-from sizewise.errors import PreconditionError
+from sizewise.errors import PreconditionError, blaming
 from sizewise.evaluate.metrics import primary_output
 from sizewise.tasks.task import Task
 
@@ -44,7 +44,8 @@ def train_scale(task: Task, scale: str, seed: int, on_epoch: Callable[[int, int]
         for epoch in range(recipe.epochs):
             model.train()
             for inputs, target in batches(task.train, "train"):
-                loss = _step(model, inputs, target, loss_of, optimizer)
+                with blaming("training failed", f"models[{scale!r}]"):
+                    loss = _step(model, inputs, target, loss_of, optimizer)
                 if not math.isfinite(loss):
                     raise PreconditionError(
                         "training diverged: the loss is not finite", where=f"models[{scale!r}], epoch {epoch + 1}", hint="lower lr"

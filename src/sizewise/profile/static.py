@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from sizewise.data.batches import examples_in
+from sizewise.errors import blaming
 from sizewise.protocols import Inputs
 from sizewise.types import Cost
 
@@ -49,7 +50,7 @@ def profile_model(model: nn.Module, example: Inputs) -> Cost:
     mode = model.training
     model.eval()
     try:
-        with torch.no_grad(), counter:
+        with blaming("the model failed on the example inputs"), torch.no_grad(), counter:
             example.call(model)
     finally:
         model.train(mode)

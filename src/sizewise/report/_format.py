@@ -38,13 +38,14 @@ def is_share(metric: str) -> bool:
 def interval(figure: Interval, show: Callable[[float], str]) -> str:
     """ "41.2 us [40.1, 43.0]"; the bounds repeat the unit only where it differs, and are left out where they say nothing."""
     text = show(figure.value)
+    source = "" if figure.how == "measured" else f" ({figure.how})"
     if figure.low == figure.high:
-        return text if figure.how == "measured" else f"{text} ({figure.how})"
+        return text + source
     bounds = (show(figure.low), show(figure.high))
     unit = text.partition(" ")[2]
-    if unit and all(bound.partition(" ")[2] == unit for bound in bounds):  # "2 m 05 s" has no single unit and stays whole
+    one_unit = unit and " " not in unit  # not so in "2 m 05 s"
+    if one_unit and all(bound.partition(" ")[2] == unit for bound in bounds):
         bounds = (bounds[0].partition(" ")[0], bounds[1].partition(" ")[0])
-    source = "" if figure.how == "measured" else f" ({figure.how})"
     return f"{text} [{bounds[0]}, {bounds[1]}]{source}"
 
 

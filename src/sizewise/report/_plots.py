@@ -29,7 +29,11 @@ _CONFIG = {
     "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
 }
 
+_DASHED = {"color": "#b3261e", "width": 1.2, "dash": "dash"}
+_NOTE = {"showarrow": False, "font": {"color": "#b3261e", "size": 12}}
+
 Point = tuple[Candidate, Measurement]
+Spans = tuple[tuple[float, float], tuple[float, float]]  # ends of x (logarithms to base 10) and of y
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,13 @@ def draw(record: RunRecord, axis: Axis) -> tuple[Html, tuple[str, ...]]:
             "type": "log",
             "range": spans[0],
             "title": f"{axis.name} (log scale)",
+            "ticks": "outside",
             "tickvals": ticks,
             "ticktext": [axis.show(tick).replace(".00 ", " ").replace(".0 ", " ") for tick in ticks],
         },
         yaxis={"range": spans[1], "title": f"{html.escape(record.metric)} on validation", "tickformat": _percent(record)},
     )
-    remarks = _draw_limits(figure, record, axis, spans)
+    remarks = _draw_limits(figure, record, axis, points, spans)
     inner = plotly.io.to_html(figure, include_plotlyjs=False, full_html=False, config=_CONFIG, div_id=f"plot-{axis.name.replace(' ', '-')}")
     return Html(inner), remarks
 
@@ -181,27 +186,36 @@ def _legend(points: Sequence[Point]) -> list[Any]:
     return [go.Scatter(name=html.escape(name), marker=marker, **nowhere) for name, marker in rows]
 
 
-def _draw_limits(figure: Any, record: RunRecord, axis: Axis, spans: tuple[tuple[float, float], tuple[float, float]]) -> tuple[str, ...]:
+def _draw_limits(figure: Any, record: RunRecord, axis: Axis, points: Sequence[Point], spans: Spans) -> tuple[str, ...]:
     """The budget as dashed lines; a limit outside the plot becomes a remark, since an axis that reached it would hide the rest."""
     remarks = []
-    style = {"line": {"color": "#b3261e", "width": 1.2, "dash": "dash"}, "annotation": {"font": {"color": "#b3261e", "size": 12}}}
     limit = axis.limit(record)
     if limit is not None:
-        text = f"{axis.name} at most {axis.show(limit)}"
-        if spans[0][0] <= math.log10(limit) <= spans[0][1]:
-            figure.add_vline(x=limit, annotation_text=text, annotation_position=_side(math.log10(limit), spans[0]), **style)
+        text, at = f"{axis.name} at most {axis.show(limit)}", math.log10(limit)
+        if spans[0][0] <= at <= spans[0][1]:
+            anchor = "right" if at > sum(spans[0]) / 2 else "left"
+            figure.add_shape(type="line", x0=limit, x1=limit, yref="paper", y0=0, y1=1, line=_DASHED)
+            # plotly wants the logarithm here and the value above
+            figure.add_annotation(text=text, x=at, xanchor=anchor, yref="paper", y=0, yanchor="bottom", **_NOTE)
         else:
-            remarks.append(f"The limit, {text}, lies to the {'right' if limit > 10 ** spans[0][1] else 'left'} of the plot.")
+            remarks.append(f"The limit, {text}, lies to the {'right' if at > spans[0][1] else 'left'} of the plot.")
     for text, value in _quality_limits(record):
         if spans[1][0] <= value <= spans[1][1]:
-            figure.add_hline(y=value, annotation_text=html.escape(text), annotation_position="top left", **style)
+            side = _free_side(points, axis, value, spans)
+            figure.add_shape(type="line", y0=value, y1=value, xref="paper", x0=0, x1=1, line=_DASHED)
+            figure.add_annotation(
+                text=html.escape(text), y=value, yanchor="bottom", xref="paper", x=float(side == "right"), xanchor=side, **_NOTE
+            )
         else:
             remarks.append(f"The limit, {text}, lies {'above' if value > spans[1][1] else 'below'} the plot.")
     return tuple(remarks)
 
 
-def _side(value: float, span: tuple[float, float]) -> str:
-    return "bottom left" if value > sum(span) / 2 else "bottom right"
+def _free_side(points: Sequence[Point], axis: Axis, value: float, spans: Spans) -> str:
+    """The end of a horizontal line with fewer markers near it."""
+    near = 0.1 * (spans[1][1] - spans[1][0])
+    found = [math.log10(axis.read(m)) < sum(spans[0]) / 2 for _, m in points if abs(m.quality.score.value - value) < near]
+    return "right" if sum(found) > len(found) / 2 else "left"
 
 
 def _quality_limits(record: RunRecord) -> list[tuple[str, float]]:

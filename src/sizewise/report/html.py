@@ -39,12 +39,15 @@ def render_html(record: RunRecord) -> str:
 def _banner(record: RunRecord) -> Html:
     if record.feasible:
         return Html("")
-    bound = ((b.name, f"{b.got} {b.seen}", b.allowed) for b in story.binding(record))
+    bound = ((b.name.capitalize(), f"{b.got} {b.seen}", b.allowed) for b in story.binding(record))
     parts = [tag("strong", story.OUTSIDE), paragraph(story.fit_sentence(record)), tag("h3", "Limits that bind")]
     parts.append(table(("Limit", "Found", "Allowed"), bound, numbers=("Found", "Allowed")))
     if record.relaxations:
         head = ("Limit", "Now", "A tried candidate would fit with", "Candidate")
-        parts += [tag("h3", "What relaxing one limit would buy"), table(head, story.relaxations(record))]
+        parts += [
+            tag("h3", "What relaxing one limit would buy"),
+            table(head, ((name.capitalize(), *rest) for name, *rest in story.relaxations(record))),
+        ]
     return tag("div", *parts, class_="banner", role="alert")
 
 

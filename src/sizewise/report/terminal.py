@@ -24,39 +24,37 @@ def summary(record: RunRecord) -> str:
     Returns:
         Lines of at most `WIDTH` characters, without colour codes and without a newline at the end.
     """
-    blocks = [_head(record), _figures(record), _budget(record), _frontier(record), _warnings(record)]
+    blocks = [_head(record), _figures(record), _verdict(record), _misfit(record), _frontier(record), _warnings(record)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def _head(record: RunRecord) -> list[str]:
     measured = story.winner(record)
     where = f"{record.runtime} on {record.device.title}, {fmt.plural(measured.threads, 'thread')}, batch {measured.batch}"
-    lines = _wrap(f"{story.OUTSIDE}: {record.task}") if not record.feasible else []
-    lines += _wrap(f"{record.task}: {fmt.plan_name(record.winner.plan)} ({where})")
-    return lines + _wrap(story.fit_sentence(record))
+    name = _wrap(f"{record.task}: {fmt.plan_name(record.winner.plan)} ({where})")
+    fit = story.fit_sentence(record)
+    return name + _wrap(fit) if record.feasible else _wrap(f"{story.OUTSIDE}. {fit}") + name
 
 
 def _figures(record: RunRecord) -> list[str]:
     return _columns(story.figures(record))
 
 
-def _budget(record: RunRecord) -> list[str]:
-    lines: list[str] = []
-    if record.verdict.limits:
-        lines += [f"verdict: {record.verdict.judgement}", *_verdict(record)]
-    if not record.feasible:
-        lines += ["limits that bind:", *_columns([(b.name, b.got, f"allowed {b.allowed}", b.seen) for b in story.binding(record)])]
-    if record.relaxations:
-        lines += ["a tried candidate would fit with:"]
-        lines += _columns([(name, needed, f"now {now}", who) for name, now, needed, who in story.relaxations(record)])
-    return lines
-
-
 def _verdict(record: RunRecord) -> list[str]:
-    # what proves a kept limit is in the report; here only what is open needs its reason
+    # what a judgement rests on is in the report; here only an open one needs words, for what would decide it
     rows = story.verdict_rows(record)
-    reasons = [_wrap(f"{name}: {why}", "  ") for name, judgement, _, _, why in rows if judgement != "proved"]
-    return [*_columns([row[:4] for row in rows]), *(line for lines in reasons for line in lines)]
+    if not rows:
+        return []
+    reasons = [_wrap(f"{name}: {why}", "  ") for name, judgement, _, _, why in rows if judgement == "undecided"]
+    return [f"verdict: {record.verdict.judgement}", *_columns([row[:4] for row in rows]), *(line for lines in reasons for line in lines)]
+
+
+def _misfit(record: RunRecord) -> list[str]:
+    if record.feasible:
+        return []
+    lines = ["limits that bind:", *_columns([(b.name, b.got, f"allowed {b.allowed}", b.seen) for b in story.binding(record)])]
+    rows = [(name, needed, f"now {now}", who) for name, now, needed, who in story.relaxations(record)]
+    return [*lines, "a tried candidate would fit with:", *_columns(rows)] if rows else lines
 
 
 def _frontier(record: RunRecord) -> list[str]:

@@ -18,6 +18,7 @@ from sizewise.errors import InternalError, MissingExtra, UnsupportedModel, Usage
 from sizewise.files import replacing, sha256_of
 from sizewise.graph.trace import quiet, trace
 from sizewise.protocols import Inputs
+from sizewise.runtimes._schemes import U8S8
 from sizewise.types import Artefact, Scheme
 
 __all__ = ["RUNTIME", "OnnxRunner", "OnnxRuntime"]
@@ -89,16 +90,7 @@ class OnnxRuntime:
     name: ClassVar[str] = "onnxruntime"
     file_name: ClassVar[str] = "model.onnx"
     channel_multiple: ClassVar[int] = 8
-    # signed activations run slower than float on x86 here; unsigned with int8 weights are the fast kernels
-    scheme: ClassVar[Scheme | None] = Scheme(
-        name="u8s8",
-        activation="uint8",
-        activation_range=(0, 255),
-        weight="int8",
-        weight_range=(-127, 127),
-        weight_per_channel=True,
-        fused_activations=("relu", "relu6"),
-    )
+    scheme: ClassVar[Scheme | None] = U8S8
 
     def lower(self, model: nn.Module, example: Inputs, path: Path) -> Artefact:
         """Write one self-contained `.onnx` file.

@@ -3,11 +3,12 @@
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from sizewise.errors import PreconditionError, SizewiseError, UnknownName, UsageError
+from sizewise.errors import SizewiseError, UnknownName, UsageError, blaming
 from sizewise.tasks.task import Task
 
 __all__ = ["BUILT_IN", "load_task"]
@@ -56,21 +57,20 @@ def _run_file(path: Path) -> ModuleType:
 
 def _guarded(run: Callable[[], ModuleType | None], where: str) -> ModuleType | None:
     try:
-        return run()
-    except SizewiseError:
+        with blaming("the task could not be read"):
+            return run()
+    except SizewiseError as error:
+        place = f"{where}{_line_of(error)}"
+        error.where = place if error.where is None else f"{place}, {error.where}"
         raise
-    except Exception as error:  # user code: any failure is the file's, and is named as such
-        line = _line_of(error)
-        raise PreconditionError("the task could not be read", where=f"{where}{line}", got=f"{type(error).__name__}: {error}") from error
 
 
-def _line_of(error: Exception) -> str:
-    frames, trace = [], error.__traceback__
-    while trace is not None:
-        frames.append(trace)
-        trace = trace.tb_next
-    inside = [t for t in frames if "importlib" not in t.tb_frame.f_code.co_filename and "sizewise" not in t.tb_frame.f_code.co_filename]
-    return f", line {inside[0].tb_lineno}" if inside else ""
+def _line_of(error: BaseException) -> str:
+    """The deepest line outside Python's import machinery and this package."""
+    own = str(Path(__file__).parent.parent)
+    frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
+    outside = [f for f in frames if "importlib" not in f.filename and not f.filename.startswith(own)]
+    return f", line {outside[-1].lineno}" if outside else ""
 
 
 def _attribute(module: ModuleType | None, attribute: str, where: str) -> Task:

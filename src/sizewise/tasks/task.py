@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sizewise.data.batches import as_inputs, check_loader
-from sizewise.errors import PreconditionError, UnknownName, UsageError
+from sizewise.errors import PreconditionError, UnknownName, UsageError, blaming
 from sizewise.evaluate.metrics import Metric, find_metric
 from sizewise.protocols import Inputs
 
@@ -124,14 +124,12 @@ class Task:
         if isinstance(model, nn.Module):
             return model
         factory = model.factory if isinstance(model, Untrained) else model
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                built = factory()
-        except Exception as error:  # user code: any failure is this candidate's, and is named as such
-            raise PreconditionError(
-                "the function that makes this model failed", where=f"models[{scale!r}]", got=f"{type(error).__name__}: {error}"
-            ) from error
+        with (
+            blaming("the function that makes this model failed", f"models[{scale!r}]"),
+            torch.random.fork_rng(devices=[]),
+        ):
+            torch.manual_seed(seed)
+            built = factory()
         if not isinstance(built, nn.Module):
             raise PreconditionError("the function did not return a module", where=f"models[{scale!r}]", got=type(built).__name__)
         return built

@@ -18,6 +18,7 @@ from sizewise.errors import UsageError
 from sizewise.files import sha256_of, write_text
 from sizewise.graph.trace import eval_copy
 from sizewise.protocols import Inputs
+from sizewise.runtimes._schemes import U8S8
 from sizewise.types import Artefact, Scheme
 
 __all__ = ["NullRunner", "NullRuntime"]
@@ -47,15 +48,7 @@ class NullRuntime:
     name: ClassVar[str] = "null"
     file_name: ClassVar[str] = "model.null"
     channel_multiple: ClassVar[int] = 4
-    scheme: ClassVar[Scheme | None] = Scheme(
-        name="u8s8",
-        activation="uint8",
-        activation_range=(0, 255),
-        weight="int8",
-        weight_range=(-127, 127),
-        weight_per_channel=True,
-        fused_activations=("relu", "relu6"),
-    )
+    scheme: ClassVar[Scheme | None] = U8S8
 
     def lower(self, model: nn.Module, example: Inputs, path: Path) -> Artefact:
         """Keep a copy of the module and write a file that names it."""
