@@ -141,7 +141,7 @@ def test_a_plain_function_is_a_metric_where_more_is_better() -> None:
         return scores
 
     metric = find_metric(margin)
-    assert (metric.name, metric.higher_is_better, metric.unit, metric.target, metric.binary) == ("margin", True, "plain", "labels", False)
+    assert (metric.name, metric.higher_is_better, metric.target, metric.binary) == ("margin", True, "labels", False)
     assert metric.score(torch.ones(2, 1), 1).tolist() == [0.0, 0.0]
 
 

@@ -14,8 +14,8 @@ def group_magnitude(
 ) -> Float[Tensor, " channels"]:
     """Magnitude of every channel of a group: root of the summed squares of all weights that would go with it.
 
-    Each layer's squares are divided by the layer's mean square, so that a layer with large weights does not decide for
-    the whole group.
+    Each layer's squares are divided by their mean per channel, so that neither a layer with large weights nor one with many
+    rows per channel decides for the whole group.
 
     Args:
         weights: one matrix per member, rows along the axis that is cut.
@@ -27,9 +27,9 @@ def group_magnitude(
     total = torch.zeros(channels, dtype=torch.float64)
     for matrix, owner in zip(weights, channel_of, strict=True):
         squares = matrix.detach().double().cpu().square().sum(1)
-        mean = squares.mean()
-        if mean > 0:
-            total.index_add_(0, torch.tensor(list(owner)), squares / mean)
+        whole = squares.sum()
+        if whole > 0:
+            total.index_add_(0, torch.tensor(list(owner)), squares / whole * channels)
     return total.sqrt()
 
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -125,12 +126,14 @@ def digest(inputs: Inputs, target: Any, into: "hashlib._Hash") -> None:
         if isinstance(leaf, Tensor):
             into.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
             into.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if leaf.ndim else str(leaf.item()).encode())
+        elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
+            into.update(f"{leaf.dtype}{leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes())
         else:
             into.update(repr(leaf).encode())
 
 
 class CalibrationSample:
-    """The inputs of the first `limit` examples of a loader, re-iterable, targets dropped."""
+    """The inputs of the first batches of a loader that hold `limit` examples, re-iterable, targets dropped."""
 
     def __init__(self, loader: Iterable[Any], limit: int, where: str = "calibration") -> None:
         self.loader, self.limit, self.where = loader, limit, where

@@ -18,23 +18,31 @@ def reestimate_normalization(model: nn.Module, inputs: Iterable[Inputs]) -> int:
     Li et al., EagleEye (ECCV 2020), who show that stale statistics explain most of the loss right after pruning.
 
     Returns:
-        how many normalizations were treated. The model is left in eval mode.
+        how many normalizations were treated. The model is left in eval mode; without a batch, or when one fails, the old
+        statistics stay.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     model.eval()
     if not norms:
         return 0
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, {name: buffer.clone() for name, buffer in norm.named_buffers()}) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
+    batches = 0
     try:
         with torch.no_grad():
             for batch in inputs:
                 batch.call(model)
+                batches += 1
+    except BaseException:
+        batches = 0  # statistics of a part of the data are worse than the old ones
+        raise
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, buffers) in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.eval()
+            if not batches:
+                norm.load_state_dict(buffers, strict=False)
     return len(norms)

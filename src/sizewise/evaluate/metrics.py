@@ -28,7 +28,6 @@ class Metric:
         score: outputs [n, ...] and targets to scores [n].
         higher_is_better: False for losses.
         target: what the score compares with: the batch's target, or the reference model's outputs.
-        unit: "share" when 1.0 means 100 %, else "plain"; decides how reports print it.
         binary: every score is 0 or 1, which allows an exact paired interval.
     """
 
@@ -36,7 +35,6 @@ class Metric:
     score: Score
     higher_is_better: bool = True
     target: Literal["labels", "reference"] = "labels"
-    unit: Literal["share", "plain"] = "share"
     binary: bool = False
 
 
@@ -129,8 +127,8 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("accuracy", top_k(1), binary=True),
         Metric("exact_match", exact_match, binary=True),
-        Metric("loss", cross_entropy, higher_is_better=False, unit="plain"),
-        Metric("cosine", cosine, target="reference", unit="share"),
+        Metric("loss", cross_entropy, higher_is_better=False),
+        Metric("cosine", cosine, target="reference"),
     )
 }
 
@@ -154,4 +152,4 @@ def find_metric(metric: "str | Metric | Score") -> Metric:
         return METRICS[metric]
     if not callable(metric):
         raise UsageError("not a metric", got=type(metric).__name__, wanted="a name, a sizewise.Metric or a function")
-    return Metric(getattr(metric, "__name__", "custom"), metric, unit="plain")
+    return Metric(getattr(metric, "__name__", "custom"), metric)

@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from typing import Any
 
 from sizewise.errors import UnsupportedModel
-from sizewise.evaluate.scoring import quality, score
+from sizewise.evaluate.scoring import module_call, quality, score
 from sizewise.pipeline.scales import Prepared
 from sizewise.pipeline.setup import Setup, version
-from sizewise.pipeline.trial import REFERENCE, Bench, measure_memory
+from sizewise.pipeline.trial import Bench, measure_memory
 from sizewise.pipeline.verdict import judge
 from sizewise.profile.timing import Timings, time_interleaved
 from sizewise.search.frontier import best, mark_frontier, nearest, rank_key, relaxations
@@ -27,11 +28,21 @@ MEMORY_RUNS = 7
 
 @dataclass(frozen=True)
 class _Final:
-    """Candidates with the finalists' latencies, and what only the finalists' rounds tell."""
+    """What the finalists' rounds tell.
+
+    Attributes:
+        candidates: all of them, the finalists' latencies replaced by those of the rounds.
+        chosen: the best that fits by these latencies, else the nearest.
+        fits: whether the chosen one does.
+        torch_latency: per scale, of its float PyTorch module in the same rounds.
+        speedup: how many times faster the chosen file is than the reference's module.
+    """
 
     candidates: tuple[Candidate, ...]
-    torch_latency: Interval
-    speedups: dict[str, Interval]
+    chosen: Candidate
+    fits: bool
+    torch_latency: dict[str, Interval]
+    speedup: Interval
 
 
 def conclude(
@@ -53,16 +64,14 @@ def conclude(
     if not any(c.measured for c in candidates):
         raise UnsupportedModel("no candidate could be measured", got="; ".join(dict.fromkeys(str(c.reason) for c in candidates))[:600])
     setup.progress.working("measuring the finalists side by side")
-    final, fits = _choose(setup, bench, candidates)
-    chosen = final[1]
-    setup.progress.working(f"{chosen.plan.scale}: {chosen.plan.label}: judging on the test split")
-    memory = measure_memory(bench, setup.store.folder(chosen.plan) / setup.runtime.file_name, times=MEMORY_RUNS)
-    chosen = _with(chosen, memory=memory)
+    final = _finals(setup, prepared, reference, candidates)
+    setup.progress.working(f"{final.chosen.plan.scale}: {final.chosen.plan.label}: judging on the test split")
+    memory = measure_memory(bench, setup.store.folder(final.chosen.plan) / setup.runtime.file_name, times=MEMORY_RUNS)
+    chosen = _with(final.chosen, memory=memory)
     assert chosen.measured is not None
     reference_test, test = _test_quality(setup, bench, chosen)
     verdict = judge(setup.budget, chosen.measured, test)
-    found = final[0]
-    everything = tuple(chosen if c.id == chosen.id else c for c in found.candidates)
+    everything = tuple(chosen if c.id == chosen.id else c for c in final.candidates)
     return RunRecord(
         **facts,
         version=version(),
@@ -77,58 +86,60 @@ def conclude(
         versions={**_versions(), **setup.runtime.versions()},
         reference=reference,
         reference_quality=reference_test or quality(prepared[reference].scores, setup.task.metric),
-        reference_torch_latency=found.torch_latency,
+        reference_torch_latency=final.torch_latency[reference],
         reference_weight_bytes=prepared[reference].record.cost.weight_bytes,
-        scales=tuple(_scale(p, found.torch_latency if name == reference else None) for name, p in prepared.items()),
+        scales=tuple(replace(p.record, torch_latency=final.torch_latency[name]) for name, p in prepared.items()),
         candidates=everything,
         chosen=chosen.id,
-        feasible=fits and verdict.judgement != "refused",
-        speedup=found.speedups[chosen.id],
+        feasible=final.fits and verdict.judgement != "refused",
+        speedup=final.speedup,
         verdict=verdict,
-        relaxations=() if fits else relaxations(everything, setup.budget),
+        relaxations=() if final.fits else relaxations(everything, setup.budget),
         warnings=tuple(setup.warnings),
     )
 
 
-def _choose(setup: Setup, bench: Bench, candidates: Sequence[Candidate]) -> tuple[tuple[_Final, Candidate], bool]:
-    """The best that fits by the finalists' own rounds, else the nearest, timed as well; and whether it fits."""
+def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candidates: Sequence[Candidate]) -> _Final:
+    """Time the best candidates (or the nearest one) and every scale's torch module in the same rounds, then choose."""
     fitting = [c for c in candidates if c.measured and not setup.budget.violations(c.measured)]
-    finalists = sorted(fitting, key=lambda c: rank_key(c, setup.budget))[:FINALISTS]
-    if not finalists:
-        close = nearest(candidates, setup.budget)
-        assert close is not None
-        finalists = [close]
-    final = _time_finalists(setup, bench, candidates, [c.id for c in finalists])
-    ids = {c.id for c in finalists}
-    timed = [c for c in final.candidates if c.id in ids]
-    chosen = best(timed, setup.budget)
-    if chosen is None:
-        close = nearest(timed, setup.budget)
-        assert close is not None
-        return (final, close), False
-    return (final, chosen), True
+    close = nearest(candidates, setup.budget)
+    finalists = sorted(fitting, key=lambda c: rank_key(c, setup.budget))[:FINALISTS] or [c for c in [close] if c]
+    timed = _time(setup, prepared, finalists)
+    names = {c.id for c in finalists}
+    updated = mark_frontier([_timed(c, timed, reference) if c.id in names else c for c in candidates])
+    best_now = best([c for c in updated if c.id in names], setup.budget)
+    chosen = best_now or nearest([c for c in updated if c.id in names], setup.budget)
+    assert chosen is not None
+    return _Final(
+        candidates=updated,
+        chosen=chosen,
+        fits=best_now is not None,
+        torch_latency={scale: timed.latency(_torch_key(scale)) for scale in prepared},
+        speedup=timed.ratio(_torch_key(reference), _key(chosen)),
+    )
 
 
-def _time_finalists(setup: Setup, bench: Bench, candidates: Sequence[Candidate], names: Sequence[str]) -> _Final:
-    """Time the finalists and the reference's torch module in the same rounds; their latencies replace the trials'."""
-    example = setup.task.example
-    calls: dict[str, Callable[[], object]] = {REFERENCE: lambda: bench.reference_call(example)}
-    for candidate in candidates:
-        if candidate.id in names:
-            path = setup.store.folder(candidate.plan) / setup.runtime.file_name
-            calls[_key(candidate)] = setup.runtime.load(path, threads=setup.device.threads).prepare(example)
-    timed = time_interleaved(calls, rounds=ROUNDS, block_s=0.02, seed=setup.seed)
-    updated = [_timed(c, timed) if c.id in names else c for c in candidates]
-    speedups = {c.id: timed.ratio(REFERENCE, _key(c)) for c in updated if c.id in names}
-    return _Final(mark_frontier(updated), timed.latency(REFERENCE), speedups)
+def _time(setup: Setup, prepared: dict[str, Prepared], finalists: Sequence[Candidate]) -> Timings:
+    example, threads = setup.task.example, setup.device.threads
+    calls: dict[str, Callable[[], object]] = {}
+    for scale, found in prepared.items():
+        calls[_torch_key(scale)] = partial(module_call(found.module), example)
+    for candidate in finalists:
+        path = setup.store.folder(candidate.plan) / setup.runtime.file_name
+        calls[_key(candidate)] = setup.runtime.load(path, threads=threads).prepare(example)
+    return time_interleaved(calls, rounds=ROUNDS, block_s=0.02, seed=setup.seed)
+
+
+def _torch_key(scale: str) -> str:
+    return f"module {scale}"
 
 
 def _key(candidate: Candidate) -> str:
     return f"file {candidate.id}"
 
 
-def _timed(candidate: Candidate, timed: Timings) -> Candidate:
-    ratio = timed.ratio(_key(candidate), REFERENCE).value
+def _timed(candidate: Candidate, timed: Timings, reference: str) -> Candidate:
+    ratio = timed.ratio(_key(candidate), _torch_key(reference)).value
     return _with(candidate, latency=timed.latency(_key(candidate)), latency_ratio=ratio)
 
 
@@ -146,10 +157,6 @@ def _test_quality(setup: Setup, bench: Bench, chosen: Candidate) -> tuple[Qualit
     of_reference = score(bench.reference_call, setup.test, metric, bench.reference_call)
     of_chosen = score(runner, setup.test, metric, bench.reference_call)
     return quality(of_reference, metric), quality(of_chosen, metric, of_reference)
-
-
-def _scale(prepared: Prepared, torch_latency: Interval | None) -> Any:
-    return replace(prepared.record, torch_latency=torch_latency)
 
 
 def _versions() -> dict[str, str]:

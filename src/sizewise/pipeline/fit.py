@@ -20,6 +20,7 @@ from sizewise.pipeline.setup import Setup, fingerprint, make_setup, read_data
 from sizewise.pipeline.store import Store
 from sizewise.pipeline.trial import Bench, hopeless, run_trial
 from sizewise.protocols import Progress, Runtime, Silent
+from sizewise.report._format import limit_value
 from sizewise.search.space import harsher, plans_for
 from sizewise.tasks.task import Task
 from sizewise.types import Budget, Candidate, Plan, RunRecord, Verdict
@@ -203,16 +204,12 @@ def _why_infeasible(record: RunRecord) -> str:
     if not broken:
         limits = ", ".join(row.limit for row in record.verdict.limits if row.judgement == "refused")
         return f"{name} fits on validation, but the final measurement refuses {limits}"
-    text = "; ".join(f"{v.limit}: {_figure(v.limit, v.got)}, allowed {_figure(v.limit, v.allowed)}" for v in broken)
+    metric = record.metric
+    text = "; ".join(f"{v.limit}: {limit_value(v.limit, v.got, metric)}, allowed {limit_value(v.limit, v.allowed, metric)}" for v in broken)
     return f"nothing that was tried fits the budget; nearest is {name}, which breaks {text}"
 
 
 def _what_helps(record: RunRecord) -> str:
-    rows = [f"{r.limit} of {_figure(r.limit, r.needed)} would fit {r.candidate}" for r in record.relaxations if r.needed is not None]
+    found = [(r.limit, r.needed, r.candidate) for r in record.relaxations if r.needed is not None]
+    rows = [f"{limit} of {limit_value(limit, needed, record.metric)} would fit {name}" for limit, needed, name in found]
     return "; ".join(rows) or "relaxing one limit alone does not help: relax several, or give more or smaller candidates"
-
-
-def _figure(limit: str, value: float) -> str:
-    if limit == "latency":
-        return format_seconds(value)
-    return format_bytes(value) if limit in ("size", "memory") else f"{value:.4g}"

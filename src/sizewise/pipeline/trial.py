@@ -22,6 +22,7 @@ from sizewise.pipeline.store import save_scores
 from sizewise.pipeline.weights import save_state
 from sizewise.profile.timing import time_interleaved
 from sizewise.protocols import Context, Runner, Runtime
+from sizewise.report._format import limit_value
 from sizewise.types import Artefact, Budget, Candidate, Interval, Measurement, Plan, Quality, to_json
 
 __all__ = ["Bench", "hopeless", "run_trial"]
@@ -66,13 +67,15 @@ def hopeless(found: Quality, budget: Budget) -> str | None:
     The whole interval of the drop (or of the score) must break the limit.
     """
     if budget.max_drop is not None and found.drop is not None and found.drop.low > budget.max_drop:
-        return f"the drop on validation is at least {found.drop.low:.4g}, more than {budget.max_drop:.4g}"
-    least = budget.min_quality
-    if least is not None:
-        if found.higher_is_better and found.score.high < least:
-            return f"the quality on validation is at most {found.score.high:.4g}, less than {least:.4g}"
-        if not found.higher_is_better and found.score.low > least:
-            return f"the {found.metric} on validation is at least {found.score.low:.4g}, more than {least:.4g}"
+        low, allowed = (limit_value("max_drop", value, found.metric) for value in (found.drop.low, budget.max_drop))
+        return f"the drop on validation is at least {low}, more than {allowed}"
+    if budget.min_quality is None:
+        return None
+    high, low, allowed = (limit_value("min_quality", v, found.metric) for v in (found.score.high, found.score.low, budget.min_quality))
+    if found.higher_is_better and found.score.high < budget.min_quality:
+        return f"the {found.metric} on validation is at most {high}, less than {allowed}"
+    if not found.higher_is_better and found.score.low > budget.min_quality:
+        return f"the {found.metric} on validation is at least {low}, more than {allowed}"
     return None
 
 

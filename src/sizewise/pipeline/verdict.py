@@ -64,7 +64,8 @@ def _quality_rows(budget: Budget, validation: Quality, test: Quality | None) -> 
 def _on_test(limit: Limit, figure: Interval, allowed: float, test: Quality | None) -> LimitVerdict:
     if test is not None:
         counts = test.flips if limit == "max_drop" else None
-        return judge_limit(limit, figure, allowed, f"{figure.n} test examples", counts)
+        source = f"{figure.n} test examples" + (f", {counts[0]} of them worse and {counts[1]} better than the reference" if counts else "")
+        return judge_limit(limit, figure, allowed, source, counts)
     reason = "the task has no test split; the figure is the validation split's, which the search looked at"
     return LimitVerdict(limit=limit, judgement="undecided", figure=figure, allowed=allowed, reason=reason)
 

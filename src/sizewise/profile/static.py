@@ -1,15 +1,19 @@
 """Static cost of a module: parameters, MACs, bytes; what has no MAC formula is counted by name."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from sizewise.data.batches import examples_in
 from sizewise.errors import blaming
+from sizewise.graph.trace import is_graph
 from sizewise.protocols import Inputs
 from sizewise.types import Cost
 
@@ -34,26 +38,42 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = func._overloadpacket
-        if packet in flop_registry:
+        if packet is torch.ops.aten.mv:
+            self.macs += args[0].numel()
+        elif packet in flop_registry:
             self.macs += flop_registry[packet](*args, **kwargs, out_val=out) // 2
         elif (name := packet.__name__) not in _FREE:
             self.uncounted[name] += 1
         return out
 
 
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Attention and recurrent layers as the matrix products they are made of, which have formulas; fused kernels have none."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def profile_model(model: nn.Module, example: Inputs) -> Cost:
     """Count one forward pass on `example`, in inference mode.
 
-    One MAC is one multiply-accumulate, two of torch's FLOPs. Shared parameters count once. The model's mode is kept.
+    One MAC is one multiply-accumulate, two of torch's FLOPs. Shared parameters count once. Every module's mode is kept.
     """
     counter = _Counter()
-    mode = model.training
-    model.eval()
+    modes = {module: module.training for module in model.modules()}
+    if not is_graph(model):
+        model.eval()
     try:
-        with blaming("the model failed on the example inputs"), torch.no_grad(), counter:
+        with blaming("the model failed on the example inputs"), torch.no_grad(), _unfused(), counter:
             example.call(model)
     finally:
-        model.train(mode)
+        for module, mode in modes.items():
+            module.training = mode
     stored = {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
     return Cost(
         params=sum(p.numel() for p in model.parameters()),

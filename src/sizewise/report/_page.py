@@ -98,7 +98,7 @@ main { max-width: 1160px; margin: 0 auto; padding: 24px 20px 64px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 8px; overflow-wrap: anywhere; }
 h2 { font-size: 19px; margin: 40px 0 8px; }
 h3 { font-size: 15px; margin: 20px 0 4px; overflow-wrap: anywhere; }
-p { margin: 6px 0; max-width: 80ch; overflow-wrap: anywhere; }
+p { margin: 6px 0; max-width: 95ch; overflow-wrap: anywhere; }
 .lead { font-size: 18px; }
 .soft, figcaption { color: var(--soft); font-size: 13.5px; }
 .banner { border: 3px solid var(--bad); border-radius: 6px; padding: 12px 18px; margin: 0 0 22px; background: var(--card); }
@@ -109,7 +109,7 @@ th, td { padding: 6px 12px; text-align: left; vertical-align: top; border-top: 1
 thead th { border-top: 0; color: var(--soft); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; }
 .number { text-align: right; white-space: nowrap; }
-td.text { min-width: 9em; }
+td.text { min-width: 9em; } td.text:nth-child(n+5):last-child { min-width: 18em; }
 thead th.number { white-space: normal; }
 tr.marked > * { background: var(--mark); }
 tr.marked th { font-weight: 700; }
