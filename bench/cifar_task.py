@@ -1,7 +1,7 @@
 """A task on real models: published ResNet-56 and ResNet-20 for CIFAR-10, for `sizewise fit bench/cifar_task.py ...`.
 
 Needs the benchmark data (environment variable SIZEWISE_DATA, default ../shared/data) and `pip install "sizewise[bench]"`.
-Validation is 2,000 of the training pictures the networks were tuned on, so it flatters them all alike; test is 4,000 of the test pictures.
+Validation is the first 3,000 of the test pictures, test the other 7,000; calibration is 512 of the training pictures.
 """
 
 import io
@@ -42,9 +42,9 @@ with np.load(FOLDER / "cifar10_train_test_jpeg.npz") as archive:
     task = sizewise.Task(
         models={"resnet56": published(56), "resnet20": published(20)},
         example_inputs=torch.zeros(1, 3, 32, 32),
-        calibration=pictures(archive, "train", 2000, 512),
-        validation=pictures(archive, "train", 0, 2000),
-        test=pictures(archive, "test", 0, 4000),
+        calibration=pictures(archive, "train", 0, 512),
+        validation=pictures(archive, "test", 0, 3000),
+        test=pictures(archive, "test", 3000, 7000),
         reference="resnet56",
         name="cifar10",
     )

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from sizewise.data.batches import examples_in
 from sizewise.errors import blaming
-from sizewise.graph.trace import is_graph
+from sizewise.graph.trace import is_graph, quiet
 from sizewise.protocols import Inputs
 from sizewise.types import Cost
 
@@ -53,7 +53,7 @@ def _unfused() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+        with quiet(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
