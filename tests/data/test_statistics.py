@@ -31,6 +31,7 @@ def test_statistics_are_plain_averages_over_batches_whatever_they_were_before() 
 
 
 def test_every_normalization_sees_what_the_changed_layers_before_it_give() -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.BatchNorm2d(2))
     data = _data(2)
     reestimate_normalization(model, [Inputs((x,)) for x in data])

@@ -1,13 +1,14 @@
 """Exporting with a free or a fixed batch."""
 
 import logging
+import warnings
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sizewise.errors import UnsupportedModel
-from sizewise.graph.trace import batch_size, output_layers, quiet, trace
+from sizewise.graph.trace import batch_size, eval_copy, is_graph, output_layers, quiet, trace, widen
 from sizewise.protocols import Inputs
 from sizewise.testing import DictInput, FixedBatch, TinyConv, TwoInputs
 
@@ -67,3 +68,110 @@ def test_quiet_gives_the_loggers_back() -> None:
     with quiet():
         assert logger.level == logging.CRITICAL
     assert logger.level == before
+
+
+def test_inputs_of_different_first_dimensions_fix_the_batch() -> None:
+    class Gathers(nn.Module):
+        def forward(self, table: Tensor, rows: Tensor) -> Tensor:
+            return table[rows] * 2
+
+    inputs = Inputs((torch.randn(5, 3), torch.tensor([0, 4])))
+    traced = trace(Gathers(), inputs)
+    assert traced.batch == 5
+    assert torch.equal(inputs.call(traced.program.module(check_guards=False)), inputs.call(Gathers()))
+
+
+def test_the_refusal_is_one_line_that_names_torchs_error() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if float(x.sum()) > 0 else -x
+
+    with pytest.raises(UnsupportedModel) as caught:
+        trace(Branch(), Inputs((torch.randn(2, 3),)))
+    assert caught.value.got is not None
+    assert "\n" not in caught.value.got
+    assert len(caught.value.got) <= 300
+    assert caught.value.hint is not None
+    assert "control flow" in caught.value.hint
+
+
+def test_tracing_warns_nobody_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trace(TinyConv(), Inputs((torch.randn(1, 1, 6, 6),)))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quiet_gives_levels_and_filters_back_after_an_error() -> None:
+    loggers = [logging.getLogger(name) for name in ("torch.export", "onnxscript")]
+    before = [logger.level for logger in loggers]
+    filters = list(warnings.filters)
+    with pytest.raises(RuntimeError), quiet():  # noqa: PT012
+        warnings.warn("not shown", stacklevel=1)
+        raise RuntimeError
+    assert [logger.level for logger in loggers] == before
+    assert list(warnings.filters) == filters
+
+
+def test_a_graph_is_told_from_a_module_and_both_are_copied_for_inference() -> None:
+    model = TinyConv().train()
+    graph = trace(TinyConv(), Inputs((torch.randn(1, 1, 6, 6),))).program.module(check_guards=False)
+    assert (is_graph(model), is_graph(graph)) == (False, True)
+    twin = eval_copy(model)
+    assert not twin.training
+    assert model.training
+    assert twin.get_parameter("head.weight") is not model.head.weight
+    again = eval_copy(graph)
+    assert again is not graph
+    assert torch.equal(again(torch.ones(2, 1, 6, 6)), graph(torch.ones(2, 1, 6, 6)))
+
+
+def test_widening_doubles_batches_of_one_and_nothing_else() -> None:
+    wide = widen(Inputs((torch.ones(1, 3), 7, torch.tensor(2.0)), {"mask": torch.zeros(1, 2)}))
+    assert [getattr(a, "shape", a) for a in wide.args] == [(2, 3), 7, ()]
+    assert dict(wide.kwargs or {})["mask"].shape == (2, 2)
+    three = Inputs((torch.ones(3, 1),))
+    assert widen(three) is three
+
+
+def test_the_batch_is_the_first_tensors_first_dimension() -> None:
+    assert batch_size(Inputs((7, torch.tensor(1.0), torch.zeros(4, 2)))) == 4
+    assert batch_size(Inputs((), {"nested": (torch.zeros(6), torch.zeros(2))})) == 6
+    assert batch_size(Inputs((7,))) == 1
+
+
+class Ends(nn.Module):
+    """A linear layer, and one of several ends."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__()
+        self.end, self.a, self.b, self.norm = end, nn.Linear(4, 6), nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y: Tensor = self.b(torch.relu(x))
+        if self.end == "normalization":
+            y = self.norm(y)
+        if self.end == "residual":
+            y = y + x
+        if self.end == "scale":
+            y = y * self.scale
+        return y.softmax(-1) if self.end == "softmax" else y
+
+
+@pytest.mark.parametrize(
+    ("end", "layers"), [("nothing", {"b"}), ("softmax", {"b"}), ("normalization", {"b", "norm"}), ("residual", {"a", "b"})]
+)
+def test_the_layers_behind_normalizations_sums_and_activations_make_the_output(end: str, layers: set[str]) -> None:
+    assert set(output_layers(trace(Ends(end), Inputs((torch.randn(2, 4),))).program)) == layers
+
+
+def test_the_layer_behind_a_learned_scale_makes_the_output() -> None:
+    assert "b" in output_layers(trace(Ends("scale"), Inputs((torch.randn(2, 4),))).program)
+
+
+def test_tracing_keeps_the_callers_mode() -> None:
+    model = TinyConv().train()
+    trace(model, Inputs((torch.randn(1, 1, 6, 6),)))
+    assert model.training

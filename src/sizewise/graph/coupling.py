@@ -1,53 +1,23 @@
 """Which channels go together: groups of layer axes that must lose the same channels.
 
 The dependency tracing is Torch-Pruning's (Fang et al., DepGraph, CVPR 2023); only this file knows it, and what leaves
-this file is plain data. The slicing itself is `graph/surgery.py`.
+this file is plain data, checked by `graph/groups.py`. The slicing itself is `graph/surgery.py`.
 """
 
 import logging
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from sizewise.errors import UnsupportedModel
+from sizewise.graph.groups import Axis, Group, Member, sound_groups
 from sizewise.graph.surgery import axis_size, supports
 from sizewise.protocols import Inputs
 from sizewise.types import Skip
 
 __all__ = ["Group", "Member", "channel_groups"]
-
-Axis = Literal["out", "in"]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One axis of one layer in a group.
-
-    Attributes:
-        path: module path of the layer.
-        axis: "out" (for normalization: its features) or "in".
-        channel_of: for every index of this axis, the group channel it belongs to.
-    """
-
-    path: str
-    axis: Axis
-    channel_of: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Axes that lose the same channels together; channels are numbered by the first member's output."""
-
-    channels: int
-    members: tuple[Member, ...]
-
-    @property
-    def name(self) -> str:
-        """The path of the layer that numbers the channels."""
-        return self.members[0].path
 
 
 def channel_groups(model: nn.Module, example: Inputs, frozen: Collection[str] = ()) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
@@ -82,7 +52,8 @@ def channel_groups(model: nn.Module, example: Inputs, frozen: Collection[str] = 
             groups.append(group)
         else:
             skipped.append(Skip(what=group.name, reason=reason))
-    return tuple(groups), tuple(skipped)
+    sound, unsound = sound_groups(model, example, groups)
+    return sound, (*skipped, *unsound)
 
 
 def _forward(model: nn.Module, inputs: Any) -> Any:

@@ -17,6 +17,8 @@ from torch.utils import _pytree as pytree
 from sizewise.errors import UnsupportedModel
 from sizewise.protocols import Inputs
 
+_MIXING = ("conv", "linear", "mm", "matmul", "embedding", "einsum", "lstm", "gru", "rnn")  # operators that make channels anew
+
 __all__ = ["Traced", "eval_copy", "is_graph", "output_layers", "quiet", "trace"]
 
 _NOISY = ("torch.onnx", "torch.export", "torchao", "torch.utils._pytree", "onnxscript", "onnx_ir")
@@ -66,7 +68,8 @@ def trace(model: nn.Module, example: Inputs) -> Traced:
     Raises:
         UnsupportedModel: torch cannot export the model; the message is torch's first line.
     """
-    model = model if is_graph(model) else model.eval()
+    if not is_graph(model) and any(module.training for module in model.modules()):
+        model = eval_copy(model)
     wide = widen(example)
     dimension = torch.export.Dim("batch", min=1)
     shapes = pytree.tree_map(lambda leaf: {0: dimension} if _batched(leaf) else None, (wide.args, dict(wide.kwargs or {})))
@@ -136,8 +139,8 @@ def output_layers(program: ExportedProgram) -> tuple[str, ...]:
             continue
         seen.add(node)
         parameters = [names[i.name] for i in node.all_input_nodes if i.name in names]
-        # a normalization keeps the width of what it normalizes, so the search goes on behind it
-        passes = "norm" in str(node.target)
+        # normalizations and learned scales keep the width of what they treat, so the search goes on behind them
+        passes = not any(word in str(node.target) for word in _MIXING)
         found.update(name.rpartition(".")[0] for name in parameters)
         if not parameters or passes:
             queue += [i for i in node.all_input_nodes if i.name not in names]

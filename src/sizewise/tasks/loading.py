@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from sizewise.tasks.task import Task
 __all__ = ["BUILT_IN", "load_task"]
 
 BUILT_IN = ("digits",)
+_STDLIB = sysconfig.get_paths()["stdlib"]
 
 
 def load_task(spec: str) -> Task:
@@ -43,34 +45,38 @@ def load_task(spec: str) -> Task:
 def _run_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError("no such task file", where=str(path))
-    found = importlib.util.spec_from_file_location(path.stem, path)
+    # a name of its own: the file may be called like a module that it imports
+    found = importlib.util.spec_from_file_location(f"_sizewise_task_{path.stem}", path)
     if found is None or found.loader is None:
         raise UsageError("not a Python file", where=str(path))
-    module = importlib.util.module_from_spec(found)
-    loader = found.loader
+    module, loader = importlib.util.module_from_spec(found), found.loader
+    sys.modules[found.name] = module  # dataclasses and pickling look their module up there
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    _guarded(lambda: loader.exec_module(module), str(path))
+    _guarded(lambda: loader.exec_module(module), str(path), str(path))
     return module
 
 
-def _guarded(run: Callable[[], ModuleType | None], where: str) -> ModuleType | None:
+def _guarded(run: Callable[[], ModuleType | None], where: str, file: str | None = None) -> ModuleType | None:
     try:
         with blaming("the task could not be read"):
             return run()
     except SizewiseError as error:
-        place = f"{where}{_line_of(error)}"
+        place = f"{where}{_line_of(error, file)}"
         error.where = place if error.where is None else f"{place}, {error.where}"
         raise
 
 
-def _line_of(error: BaseException) -> str:
-    """The deepest line outside Python's import machinery and this package."""
+def _line_of(error: BaseException, file: str | None) -> str:
+    """The deepest line of the task file; for a module, which is not known before it is found, of the user's own code."""
+    cause = error.__cause__ or error
+    if isinstance(cause, SyntaxError):
+        return f", line {cause.lineno}"
+    frames = traceback.extract_tb(cause.__traceback__)
     own = str(Path(__file__).parent.parent)
-    frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
-    outside = [f for f in frames if "importlib" not in f.filename and not f.filename.startswith(own)]
-    return f", line {outside[-1].lineno}" if outside else ""
+    mine = [f for f in frames if f.filename == file or (file is None and not f.filename.startswith((own, "<frozen", _STDLIB)))]
+    return f", line {mine[-1].lineno}" if mine else ""
 
 
 def _attribute(module: ModuleType | None, attribute: str, where: str) -> Task:

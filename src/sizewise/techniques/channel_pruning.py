@@ -21,7 +21,8 @@ from sizewise.arith.repair import absorb
 from sizewise.data.capture import Moments, input_moments
 from sizewise.data.statistics import reestimate_normalization
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
-from sizewise.graph.coupling import Group, Member, channel_groups
+from sizewise.graph.coupling import channel_groups
+from sizewise.graph.groups import Group, Member
 from sizewise.graph.surgery import axis_size, is_depthwise, keep_indices
 from sizewise.graph.trace import output_layers, trace
 from sizewise.protocols import Context, Trait
@@ -81,7 +82,7 @@ class ChannelPruning:
                 continue
             channels = strongest(_scores(model, group, moments), count)
             for member in group.members:
-                kept.setdefault(member.path, {})[member.axis] = _rows(member, channels)
+                kept.setdefault(member.path, {})[member.axis] = member.rows(set(channels))
         if not kept:
             raise UnsupportedModel(
                 "no group of channels can be cut", where="channel_pruning", got="; ".join(f"{s.what}: {s.reason}" for s in skipped[:3])
@@ -160,11 +161,6 @@ def _matrix(model: nn.Module, member: Member) -> Tensor:
     weight: Tensor = model.get_submodule(member.path).weight  # type: ignore[assignment]
     matrix = weight if member.axis == "out" else weight.transpose(0, 1)
     return matrix.reshape(matrix.shape[0], -1)
-
-
-def _rows(member: Member, channels: list[int]) -> list[int]:
-    wanted = set(channels)
-    return [row for row, channel in enumerate(member.channel_of) if channel in wanted]
 
 
 def _cut(model: nn.Module, kept: Mapping[str, Mapping[str, list[int]]]) -> None:
