@@ -4,8 +4,6 @@ The dependency tracing is Torch-Pruning's (Fang et al., DepGraph, CVPR 2023); on
 this file is plain data, checked by `graph/groups.py`. The slicing itself is `graph/surgery.py`.
 """
 
-import logging
-import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import nn
 from sizewise.errors import UnsupportedModel
 from sizewise.graph.groups import Axis, Group, Member, sound_groups
 from sizewise.graph.surgery import axis_size, supports
+from sizewise.graph.trace import quiet
 from sizewise.protocols import Inputs
 from sizewise.types import Skip
 
@@ -35,9 +34,7 @@ def channel_groups(model: nn.Module, example: Inputs, frozen: Collection[str] = 
 
     tracer = torch_pruning.DependencyGraph()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.getLogger("torch_pruning").setLevel(logging.ERROR)
+        with quiet():
             tracer.build_dependency(model, dict(example.kwargs) if example.kwargs else example.args, _forward, verbose=False)
             found = list(tracer.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]))
     except Exception as error:  # foreign tracer: any failure means this model's channels cannot be followed

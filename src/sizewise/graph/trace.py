@@ -21,7 +21,7 @@ _MIXING = ("conv", "linear", "mm", "matmul", "embedding", "einsum", "lstm", "gru
 
 __all__ = ["Traced", "eval_copy", "is_graph", "output_layers", "quiet", "trace"]
 
-_NOISY = ("torch.onnx", "torch.export", "torchao", "torch.utils._pytree", "onnxscript", "onnx_ir")
+_NOISY = ("torch.onnx", "torch.export", "torchao", "torch.utils._pytree", "onnxscript", "onnx_ir", "torch_pruning")
 
 
 @contextmanager

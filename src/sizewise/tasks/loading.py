@@ -54,7 +54,11 @@ def _run_file(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    _guarded(lambda: loader.exec_module(module), str(path), str(path))
+    try:
+        _guarded(lambda: loader.exec_module(module), str(path), found.origin)
+    except BaseException:
+        del sys.modules[found.name]  # half-loaded
+        raise
     return module
 
 

@@ -1,8 +1,8 @@
-"""ResNet at any width and depth: ImageNet form (names as in torchvision) and CIFAR form (names as in the paper's reimplementations).
+"""ResNet for small pictures at any width and depth; names as in the usual reimplementations of the paper's CIFAR networks.
 
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016. Deviation: the shortcut between stages is a
-1x1 convolution with normalization (option B) by default; the CIFAR form also offers option A (subsampled, zero-padded
-channels), which published CIFAR checkpoints use.
+1x1 convolution with normalization (option B) by default; option A (subsampled, zero-padded channels) is
+what published CIFAR checkpoints use.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sizewise.errors import UnknownName, UsageError
 
 __all__ = ["BasicBlock", "ResNet", "ZeroPadShortcut", "resnet_cifar"]
 
@@ -78,7 +80,9 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(blocks) != len(widths):
-            raise ValueError(f"blocks and widths must name the same stages: got {len(blocks)} and {len(widths)}")
+            raise UsageError("blocks and widths must name the same stages", got=f"{len(blocks)} and {len(widths)}")
+        if shortcut not in ("A", "B"):
+            raise UnknownName("shortcut", str(shortcut), ("A", "B"))
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU()
@@ -116,10 +120,10 @@ def resnet_cifar(depth: int = 20, width: float = 1.0, classes: int = 10, in_chan
         in_channels: channels of the input picture.
 
     Raises:
-        ValueError: when depth is not 6n + 2.
+        UsageError: when depth is not 6n + 2.
     """
     count, rest = divmod(depth - 2, 6)
     if rest or count < 1:
-        raise ValueError(f"depth must be 6n + 2 (8, 14, 20, 56, ...) but got {depth}")
+        raise UsageError("depth must be 6n + 2", got=str(depth), wanted="8, 14, 20, 56, ...")
     widths = [max(1, round(base * width)) for base in (16, 32, 64)]
     return ResNet((count,) * 3, widths, classes, in_channels, shortcut="A")
