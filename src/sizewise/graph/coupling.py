@@ -16,7 +16,7 @@ from sizewise.graph.trace import quiet
 from sizewise.protocols import Inputs
 from sizewise.types import Skip
 
-__all__ = ["Group", "Member", "channel_groups"]
+__all__ = ["channel_groups"]
 
 
 def channel_groups(model: nn.Module, example: Inputs, frozen: Collection[str] = ()) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
