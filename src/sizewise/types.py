@@ -355,8 +355,7 @@ class Scheme:
 
     Attributes:
         activation: dtype and range of activations, per tensor, affine.
-        weight: dtype and range of weights, symmetric.
-        weight_per_channel: one scale per output channel.
+        weight: dtype and range of weights, symmetric, one scale per output channel.
         fused_activations: activations that the runtime folds into the layer before them; they share its output scale.
     """
 
@@ -365,7 +364,6 @@ class Scheme:
     activation_range: tuple[int, int]
     weight: Literal["int8"]
     weight_range: tuple[int, int]
-    weight_per_channel: bool
     fused_activations: tuple[str, ...]
 
 

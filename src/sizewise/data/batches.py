@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sizewise.errors import UsageError, blaming
+from sizewise.graph.trace import tensors_in
 from sizewise.protocols import Inputs
 
 __all__ = ["CalibrationSample", "as_inputs", "batches", "check_loader", "digest", "examples_in", "split_batch"]
 
 _END = object()
+_LOADER = "a re-iterable of batches, such as a DataLoader or a list"
 _TARGET_KEYS = ("labels", "label", "targets", "target")
 
 
@@ -99,25 +101,20 @@ def check_loader(loader: Any, where: str) -> None:
         UsageError: not iterable, or an iterator that is used up by reading it.
     """
     if not isinstance(loader, Iterable) or isinstance(loader, Tensor | Mapping | str):
-        raise UsageError(
-            "not a loader", where=where, got=type(loader).__name__, wanted="a re-iterable of batches, such as a DataLoader or a list"
-        )
+        raise UsageError("not a loader", where=where, got=type(loader).__name__, wanted=_LOADER)
     if isinstance(loader, Iterator):
         raise UsageError(
             "the loader can be read only once",
             where=where,
             got=type(loader).__name__,
-            wanted="a re-iterable of batches, such as a DataLoader or a list",
+            wanted=_LOADER,
             hint="list(...) makes a list of it",
         )
 
 
 def examples_in(inputs: Inputs) -> int:
     """Examples in one call: the first dimension of the first tensor; 0 without tensors."""
-    for leaf in pytree.tree_leaves((inputs.args, dict(inputs.kwargs or {}))):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return int(leaf.shape[0])
-    return 0
+    return next((int(tensor.shape[0]) for tensor in tensors_in(inputs) if tensor.ndim), 0)
 
 
 def digest(inputs: Inputs, target: Any, into: "hashlib._Hash") -> None:

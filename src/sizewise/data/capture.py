@@ -34,6 +34,11 @@ class Moments:
         return self.total / self.n
 
     @property
+    def variance(self) -> Float[Tensor, " channels"]:
+        """Variance of every channel: the covariance's diagonal, without the rest."""
+        return self.products.diagonal() / self.n - self.mean.square()
+
+    @property
     def covariance(self) -> Float[Tensor, "channels channels"]:
         """Covariance between channels at the same position."""
         return self.products / self.n - torch.outer(self.mean, self.mean)

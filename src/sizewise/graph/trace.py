@@ -19,7 +19,7 @@ from sizewise.protocols import Inputs
 
 _MIXING = ("conv", "linear", "mm", "matmul", "embedding", "einsum", "lstm", "gru", "rnn")  # operators that make channels anew
 
-__all__ = ["Traced", "eval_copy", "is_graph", "output_layers", "quiet", "trace"]
+__all__ = ["Traced", "eval_copy", "is_graph", "output_layers", "quiet", "tensors_in", "trace"]
 
 _NOISY = ("torch.onnx", "torch.export", "torchao", "torch.utils._pytree", "onnxscript", "onnx_ir", "torch_pruning")
 
@@ -102,8 +102,13 @@ def widen(example: Inputs) -> Inputs:
 
 def batch_size(inputs: Inputs) -> int:
     """Examples in one call: the first dimension of the first tensor (1 when there is none)."""
-    leaves = [leaf for leaf in pytree.tree_leaves((inputs.args, dict(inputs.kwargs or {}))) if _batched(leaf)]
-    return int(leaves[0].shape[0]) if leaves else 1
+    return next((int(tensor.shape[0]) for tensor in tensors_in(inputs) if tensor.ndim), 1)
+
+
+def tensors_in(inputs: Inputs) -> list[torch.Tensor]:
+    """Every tensor among the inputs, positional ones first."""
+    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs or {})))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def _batched(leaf: Any) -> bool:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils import _pytree as pytree
 
 from sizewise.data.batches import examples_in
 from sizewise.devices.loader import load_device
 from sizewise.errors import BudgetInfeasible
 from sizewise.evaluate.scoring import quality
+from sizewise.graph.trace import tensors_in
 from sizewise.pipeline.bundle import write_bundle
 from sizewise.pipeline.conclude import conclude
 from sizewise.pipeline.export import find_runtime
@@ -181,9 +181,7 @@ def _outcome(candidate: Candidate) -> str:
 def _bundle(setup: Setup, record: RunRecord) -> None:
     chosen, example = record.winner, setup.task.example
     assert chosen.artefact is not None
-    leaves = pytree.tree_leaves((example.args, dict(example.kwargs or {})))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    inputs = [(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in tensors]
+    inputs = [(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in tensors_in(example)]
     write_bundle(setup.store.out, setup.store.folder(chosen.plan), record, setup.runtime.snippet(chosen.artefact, inputs))
 
 

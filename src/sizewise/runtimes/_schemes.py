@@ -11,6 +11,5 @@ U8S8 = Scheme(
     activation_range=(0, 255),
     weight="int8",
     weight_range=(-127, 127),
-    weight_per_channel=True,
     fused_activations=("relu", "relu6"),
 )

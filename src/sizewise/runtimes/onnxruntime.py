@@ -11,12 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from sizewise.data.batches import examples_in
 from sizewise.errors import InternalError, MissingExtra, UnsupportedModel, UsageError
 from sizewise.files import replacing, sha256_of
-from sizewise.graph.trace import quiet, trace
+from sizewise.graph.trace import quiet, tensors_in, trace
 from sizewise.protocols import Inputs
 from sizewise.runtimes._schemes import U8S8
 from sizewise.types import Artefact, Scheme
@@ -77,7 +76,7 @@ def _named_arrays(inputs: Inputs, names: list[str]) -> dict[str, Any]:
     keywords = dict(inputs.kwargs or {})
     if keywords and not inputs.args and set(keywords) == set(names):
         return {name: np.ascontiguousarray(keywords[name].detach().cpu().numpy()) for name in names}
-    leaves = [leaf for leaf in pytree.tree_leaves((inputs.args, keywords)) if isinstance(leaf, Tensor)]
+    leaves = tensors_in(inputs)
     if len(leaves) != len(names):
         raise UsageError("the file wants other inputs", got=f"{len(leaves)} tensors", wanted=f"{len(names)}: {', '.join(names)}")
     arrays = (np.ascontiguousarray(leaf.detach().cpu().numpy()) for leaf in leaves)

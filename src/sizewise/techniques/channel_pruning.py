@@ -144,7 +144,7 @@ def _scores(model: nn.Module, group: Group, moments: Mapping[str, Moments]) -> T
     readers = [member for member in group.members if member.path in moments and member.axis == "in"]
     if readers:
         weights = [_matrix(model, member) for member in readers]
-        variances = [moments[member.path].covariance.diagonal() for member in readers]
+        variances = [moments[member.path].variance for member in readers]
         return contribution(weights, variances, [member.channel_of for member in readers], group.channels)
     layers = [member for member in group.members if _is_layer(model, member)]
     weights = [_matrix(model, member) for member in layers]
