@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from sizewise.pipeline.bundle import load
     from sizewise.pipeline.export import export_model
     from sizewise.pipeline.fit import Result, fit
+    from sizewise.protocols import Inputs
     from sizewise.tasks.task import Task, untrained
     from sizewise.types import Budget, RunRecord
 
 _HOME = {
     "Budget": "types",
     "BudgetInfeasible": "errors",
+    "Inputs": "protocols",
     "InternalError": "errors",
     "Metric": "evaluate.metrics",
     "MissingExtra": "errors",
@@ -49,6 +51,7 @@ _HOME = {
 __all__ = [
     "Budget",
     "BudgetInfeasible",
+    "Inputs",
     "InternalError",
     "Metric",
     "MissingExtra",

@@ -38,9 +38,9 @@ class Inputs:
 
 
 class Progress(Protocol):
-    """Where a long run reports to. `total` counts units of work; one `advance` ends one unit."""
+    """Where a long run reports to. `total` counts units; `work` is what they weigh together, where they differ in length."""
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, work: float | None = None) -> None:
         """The work begins and has `total` units."""
         ...
 
@@ -48,8 +48,8 @@ class Progress(Protocol):
         """What is being done now."""
         ...
 
-    def advance(self, line: str) -> None:
-        """One unit is done; `line` says with which result."""
+    def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
+        """So many units are done (or not needed any more); `line` says with which result."""
         ...
 
     def note(self, line: str) -> None:
@@ -60,13 +60,13 @@ class Progress(Protocol):
 class Silent:
     """A progress display that shows nothing."""
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, work: float | None = None) -> None:
         """Ignore."""
 
     def working(self, what: str) -> None:
         """Ignore."""
 
-    def advance(self, line: str) -> None:
+    def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
         """Ignore."""
 
     def note(self, line: str) -> None:
@@ -142,6 +142,10 @@ class Runtime(Protocol):
 
     def peak_memory(self, path: Path, example: Inputs, *, threads: int) -> int:
         """Peak growth of resident memory, in bytes, of a fresh process that loads and runs the file."""
+        ...
+
+    def layer_seconds(self, model: "nn.Module", example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
+        """Seconds per call by module path and how-manieth operator of that module; empty when the runtime cannot tell."""
         ...
 
     def tolerance(self, *, quantized: bool) -> float:

@@ -21,13 +21,18 @@ __all__ = [
     "Change",
     "Cost",
     "Device",
+    "How",
     "Interval",
+    "LayerCost",
     "Limit",
     "LimitVerdict",
     "Measurement",
+    "ModelProfile",
     "Parity",
     "Plan",
+    "ProfileRecord",
     "Quality",
+    "Rates",
     "Relaxation",
     "RunRecord",
     "ScaleRecord",
@@ -99,14 +104,23 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Static cost of one forward pass.
+    """Cost of one forward pass, in total and per layer.
 
     Attributes:
         params: parameters, shared ones counted once.
-        macs: multiply-accumulates of convolutions, linear layers and matrix products (one MAC = two FLOPs).
-        weight_bytes: bytes of parameters and buffers in the stored dtype.
+        macs: multiply-accumulates of convolutions, linear layers, attention, recurrent cells and matrix products (one MAC
+            = two FLOPs). Elementwise work is not in it but in `elementwise`.
+        weight_bytes: bytes of parameters and buffers in the stored dtype, shared ones counted once.
         batch: examples in the pass that was counted.
-        uncounted: operators without a MAC formula and how often each ran; elementwise work is here, not silently zero.
+        uncounted: operators that no handler knows and how often each ran.
+        activation_bytes: bytes of every tensor that an operator writes; views write nothing.
+        peak_bytes: most bytes of activations (inputs and outputs among them, weights not) alive at one time when operators
+            run in the graph's order; None where the model cannot be exported.
+        elementwise: scalar operations outside the MACs, such as activations, additions, normalization, pooling.
+        intensity: MACs per byte that operators read and write, weights included.
+        latency_s: seconds of one pass; None where it was not asked for.
+        layers: one row per module that runs operators, in the order of running; empty where the model cannot be exported.
+        notes: what could not be said, and why.
     """
 
     params: int
@@ -114,6 +128,70 @@ class Cost:
     weight_bytes: int
     batch: int
     uncounted: dict[str, int] = field(default_factory=dict)
+    activation_bytes: int = 0
+    peak_bytes: int | None = None
+    elementwise: int = 0
+    intensity: float = 0.0
+    latency_s: Interval | None = None
+    layers: tuple["LayerCost", ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """What one module costs by itself, its submodules not counted.
+
+    Attributes:
+        path: module path; "" is the model itself.
+        kind: the module's class.
+        family: what most of its work is: conv, pointwise, depthwise, matmul, recurrent, or memory (no MACs).
+        calls: operators run.
+        params: its own parameters; those shared with an earlier layer are counted there.
+        macs, weight_bytes, activation_bytes, elementwise, intensity, uncounted: as in `Cost`.
+        peak_bytes: most bytes of activations alive while it runs.
+        latency_s: its part of the pass; 0 where the runtime folded it into another layer.
+    """
+
+    path: str
+    kind: str
+    family: str
+    calls: int
+    params: int
+    macs: int
+    weight_bytes: int
+    activation_bytes: int
+    peak_bytes: int
+    elementwise: int
+    intensity: float
+    latency_s: Interval | None = None
+    uncounted: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelProfile(Cost):
+    """A named model's cost on a device.
+
+    Attributes:
+        name: of the model.
+        inputs: shape and dtype of every input tensor, such as "1x3x224x224 float32".
+        predicted_s: the roofline's prediction, where `latency_s` is measured.
+        misfits: why the device cannot run it; empty when nothing is known to be in the way.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    predicted_s: Interval | None = None
+    misfits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRecord:
+    """What `sizewise profile` prints."""
+
+    version: str
+    device: "Device"
+    runtime: str
+    models: tuple[ModelProfile, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,6 +456,11 @@ class Device:
         threads: threads per call.
         machine: what was found (processor, cores, memory, system).
         sources: where the numbers come from.
+        kind: what sort of machine.
+        ram_bytes: memory for activations, and for weights where `flash_bytes` is None.
+        flash_bytes: where weights are stored and executed from; None where they are loaded into RAM.
+        rates: how fast it is; None for the local device before it is calibrated.
+        unsupported: operators that its usual runtime lacks, each with the reason.
     """
 
     name: str
@@ -386,6 +469,37 @@ class Device:
     threads: int
     machine: dict[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    kind: Literal["cpu", "gpu", "microcontroller"] = "cpu"
+    ram_bytes: int | None = None
+    flash_bytes: int | None = None
+    rates: "Rates | None" = None
+    unsupported: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The numbers of a roofline: what a device computes and moves per second, and what every operator costs besides.
+
+    Attributes:
+        peak_macs_per_s: per dtype ("float32", "float16", "int8"), all threads together.
+        efficiency: share of the peak that each family of operators reaches when data is at hand: conv (kernels larger than
+            1x1), pointwise (1x1 convolutions), depthwise, matmul, recurrent.
+        bandwidth_bytes_per_s: sustained, from main memory.
+        cache_bytes: working sets up to this size stay in the cache.
+        cache_bandwidth_bytes_per_s: sustained, from the cache.
+        operator_overhead_s: per operator, before it computes.
+        step_overhead_s: per time step of a recurrent layer, since steps wait for one another.
+        error_factor: a prediction p stands for [p / error_factor, p * error_factor].
+    """
+
+    peak_macs_per_s: dict[str, float]
+    efficiency: dict[str, float]
+    bandwidth_bytes_per_s: float
+    cache_bytes: float
+    cache_bandwidth_bytes_per_s: float
+    operator_overhead_s: float
+    step_overhead_s: float
+    error_factor: float
 
 
 @dataclass(frozen=True, kw_only=True)

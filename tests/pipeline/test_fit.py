@@ -135,13 +135,13 @@ class StopAfter:
     def __init__(self, units: int) -> None:
         self.left, self.lines = units, list[str]()
 
-    def start(self, total: int) -> None: ...
+    def start(self, total: int, work: float | None = None) -> None: ...
 
     def working(self, what: str) -> None: ...
 
     def note(self, line: str) -> None: ...
 
-    def advance(self, line: str) -> None:
+    def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
         self.lines.append(line)
         self.left -= 1
         if self.left == 0:

@@ -23,6 +23,7 @@ def test_defaults_are_accuracy_no_reference_and_nothing_more() -> None:
     task = _task()
     assert (task.metric, task.reference, task.name) == (METRICS["accuracy"], None, "task")
     assert (task.train, task.calibration, task.test) == (None, None, None)
+    assert (task.scales, task.levels) == (("m",), ())
 
 
 def test_examples_are_read_in_every_form() -> None:
@@ -93,7 +94,7 @@ def test_a_recipe_is_given_for_untrained_candidates_only() -> None:
         task.recipe("done")
 
 
-@pytest.mark.parametrize("ask", ["build", "recipe", "is_untrained"])
+@pytest.mark.parametrize("ask", ["build", "recipe", "is_untrained", "level"])
 def test_an_unknown_candidate_says_the_nearest(ask: str) -> None:
     task = _task(models={"resnet-l": nn.Linear(3, 2), "other": nn.Linear(3, 2)})
     with pytest.raises(UnknownName, match="unknown model 'resnet_l'") as caught:

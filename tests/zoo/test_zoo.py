@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sizewise.errors import UnknownName
-from sizewise.profile.static import profile_model
+from sizewise.profile.static import static_cost
 from sizewise.protocols import Inputs
 from sizewise.zoo.mobilenet import InvertedResidual, MobileNetV2, round_channels
 from sizewise.zoo.resnet import BasicBlock, ResNet, ZeroPadShortcut, resnet_cifar
@@ -16,7 +16,7 @@ from sizewise.zoo.resnet import BasicBlock, ResNet, ZeroPadShortcut, resnet_cifa
 
 @pytest.mark.parametrize(("depth", "params", "macs"), [(20, 0.27e6, 40.8e6), (56, 0.85e6, 125.7e6)])
 def test_cifar_resnets_have_the_published_size(depth: int, params: float, macs: float) -> None:
-    cost = profile_model(resnet_cifar(depth), Inputs((torch.randn(1, 3, 32, 32),)))
+    cost = static_cost(resnet_cifar(depth), Inputs((torch.randn(1, 3, 32, 32),)))
     assert cost.params == pytest.approx(params, rel=0.01)
     assert cost.macs == pytest.approx(macs, rel=0.01)
 
@@ -28,7 +28,7 @@ def test_cifar_resnets_have_the_published_names() -> None:
 
 
 def test_mobilenet_v2_is_the_published_one() -> None:
-    cost = profile_model(MobileNetV2(), Inputs((torch.randn(1, 3, 224, 224),)))
+    cost = static_cost(MobileNetV2(), Inputs((torch.randn(1, 3, 224, 224),)))
     assert cost.params == 3_504_872
     assert cost.macs == pytest.approx(0.30e9, rel=0.01)
 

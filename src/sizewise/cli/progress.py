@@ -15,19 +15,22 @@ class PlainProgress:
 
     def __init__(self) -> None:
         self.begin, self.total, self.done = time.monotonic(), 0, 0
+        self.work, self.worked = 0.0, 0.0
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, work: float | None = None) -> None:
         """The work begins and has `total` units."""
         self.begin, self.total, self.done = time.monotonic(), total, 0
+        self.work, self.worked = float(total if work is None else work), 0.0
 
     def working(self, what: str) -> None:
         """Nothing: a pipe gets results only."""
 
-    def advance(self, line: str) -> None:
+    def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
         """Print the result of one unit."""
-        self.done += 1
+        self.done += units
+        self.worked += units if work is None else work
         spent = time.monotonic() - self.begin
-        left = spent / self.done * (self.total - self.done)
+        left = spent / self.worked * (self.work - self.worked) if self.worked else 0.0
         self.note(f"[{self.done}/{self.total}] {line}" + (f" (about {format_seconds(left)} left)" if left >= 1 else ""))
 
     def note(self, line: str) -> None:
@@ -41,13 +44,13 @@ class RichProgress:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TaskProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         columns = (
             SpinnerColumn(),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -55,9 +58,9 @@ class RichProgress:
         self.bar = Bar(*columns, TextColumn("{task.description}", markup=False), console=Console(stderr=True), transient=True)
         self.task: Any = None
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, work: float | None = None) -> None:
         """Show the bar."""
-        self.task = self.bar.add_task("", total=total)
+        self.task = self.bar.add_task("", total=total if work is None else work)
         self.bar.start()
 
     def working(self, what: str) -> None:
@@ -65,12 +68,12 @@ class RichProgress:
         if self.task is not None:
             self.bar.update(self.task, description=what)
 
-    def advance(self, line: str) -> None:
+    def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
         """Print the result above the bar and move it."""
         self.note(line)
         if self.task is None:
             return
-        self.bar.advance(self.task)
+        self.bar.advance(self.task, units if work is None else work)
         if self.bar.tasks[0].finished:
             self.stop()
 

@@ -17,7 +17,7 @@ from sizewise.errors import UsageError, blaming
 from sizewise.graph.trace import tensors_in
 from sizewise.protocols import Inputs
 
-__all__ = ["CalibrationSample", "as_inputs", "batches", "check_loader", "digest", "examples_in", "split_batch"]
+__all__ = ["CalibrationSample", "as_inputs", "batches", "check_loader", "digest", "examples_in", "split_batch", "with_batch"]
 
 _END = object()
 _LOADER = "a re-iterable of batches, such as a DataLoader or a list"
@@ -115,6 +115,24 @@ def check_loader(loader: Any, where: str) -> None:
 def examples_in(inputs: Inputs) -> int:
     """Examples in one call: the first dimension of the first tensor; 0 without tensors."""
     return next((int(tensor.shape[0]) for tensor in tensors_in(inputs) if tensor.ndim), 0)
+
+
+def with_batch(inputs: Inputs, batch: int) -> Inputs:
+    """The inputs with `batch` examples: the given ones over and over. Tensors of another first dimension stay.
+
+    Raises:
+        UsageError: fewer than one example asked for.
+    """
+    if batch < 1:
+        raise UsageError("a batch holds at least one example", got=str(batch))
+    examples = examples_in(inputs)
+    rows = torch.arange(batch) % max(examples, 1)
+
+    def repeat(leaf: Any) -> Any:
+        return leaf[rows] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == examples else leaf
+
+    args, kwargs = pytree.tree_map(repeat, (inputs.args, dict(inputs.kwargs or {})))
+    return Inputs(args, kwargs)
 
 
 def digest(inputs: Inputs, target: Any, into: "hashlib._Hash") -> None:

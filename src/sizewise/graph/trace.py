@@ -15,11 +15,12 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from sizewise.errors import UnsupportedModel
+from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.protocols import Inputs
 
 _MIXING = ("conv", "linear", "mm", "matmul", "embedding", "einsum", "lstm", "gru", "rnn")  # operators that make channels anew
 
-__all__ = ["Traced", "eval_copy", "is_graph", "output_layers", "quiet", "tensors_in", "trace"]
+__all__ = ["Traced", "eval_copy", "export_static", "is_graph", "output_layers", "quiet", "tensors_in", "trace"]
 
 _NOISY = ("torch.onnx", "torch.export", "torchao", "torch.utils._pytree", "onnxscript", "onnx_ir", "torch_pruning")
 
@@ -74,20 +75,32 @@ def trace(model: nn.Module, example: Inputs) -> Traced:
     dimension = torch.export.Dim("batch", min=1)
     shapes = pytree.tree_map(lambda leaf: {0: dimension} if _batched(leaf) else None, (wide.args, dict(wide.kwargs or {})))
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), recurrent_shapes(), torch.no_grad():
             program = torch.export.export(model, wide.args, dict(wide.kwargs or {}), dynamic_shapes=_by_parameter(model, shapes))
         return Traced(program, "dynamic")
     except Exception as dynamic_error:  # noqa: BLE001  # torch raises many types here; what counts is whether the static export works
         try:
-            with quiet(), torch.no_grad():
-                program = torch.export.export(model, example.args, dict(example.kwargs or {}))
-        except Exception as error:  # noqa: BLE001  # the same
-            raise UnsupportedModel(
-                "torch cannot export this model",
-                got=_first_line(error),
-                hint="torch.export.export(model, inputs) shows the whole reason; remove data-dependent control flow",
-            ) from dynamic_error
+            program = export_static(model, example)
+        except UnsupportedModel as error:
+            raise error from dynamic_error
     return Traced(program, batch_size(example))
+
+
+def export_static(model: nn.Module, example: Inputs) -> ExportedProgram:
+    """Export `model` with the example's very shapes; the model must be in inference mode.
+
+    Raises:
+        UnsupportedModel: torch cannot export the model; `got` is torch's first line.
+    """
+    try:
+        with quiet(), recurrent_shapes(), torch.no_grad():
+            return torch.export.export(model, example.args, dict(example.kwargs or {}))
+    except Exception as error:  # torch raises many types here
+        raise UnsupportedModel(
+            "torch cannot export this model",
+            got=_first_line(error),
+            hint="torch.export.export(model, inputs) shows the whole reason; remove data-dependent control flow",
+        ) from error
 
 
 def widen(example: Inputs) -> Inputs:

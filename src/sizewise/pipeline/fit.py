@@ -1,15 +1,12 @@
 """The main job: from a task and a budget to one measured file."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from sizewise.data.batches import examples_in
 from sizewise.devices.loader import load_device
-from sizewise.errors import BudgetInfeasible
+from sizewise.errors import BudgetInfeasible, UsageError
 from sizewise.evaluate.scoring import quality
 from sizewise.graph.trace import tensors_in
 from sizewise.pipeline.bundle import write_bundle
@@ -19,11 +16,12 @@ from sizewise.pipeline.scales import Prepared, pick_reference, prepare_scales
 from sizewise.pipeline.setup import Setup, fingerprint, make_setup, read_data
 from sizewise.pipeline.store import Store
 from sizewise.pipeline.trial import Bench, hopeless, run_trial
+from sizewise.profile.timing import threads
 from sizewise.protocols import Progress, Runtime, Silent
 from sizewise.report._format import limit_value
 from sizewise.search.space import harsher, plans_for
 from sizewise.tasks.task import Task
-from sizewise.types import Budget, Candidate, Plan, RunRecord, Verdict
+from sizewise.types import Budget, Candidate, Device, Plan, RunRecord, Verdict
 from sizewise.units import format_bytes, format_seconds, parse_seconds
 
 __all__ = ["Result", "fit"]
@@ -86,34 +84,36 @@ def fit(
         UnsupportedModel: no candidate can be exported.
     """
     limit_s = parse_seconds(time_limit, "time_limit") if time_limit is not None else None
-    found, place = find_runtime(runtime), load_device(device)
+    found, place = find_runtime(runtime), _measured(load_device(device))
     setup = make_setup(task, budget, found, place, Store(Path(out), resume=resume), seed, progress or Silent(), limit_s)
-    with _threads(place.threads):
+    with threads(place.threads):
         return _run(setup)
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _measured(device: Device) -> Device:
+    if device.how != "measured":
+        raise UsageError(
+            "fit measures the file, and this device is not here to be measured",
+            where="device",
+            got=f"{device.name}, whose figures are {device.how}",
+            wanted="local",
+            hint="`sizewise profile` predicts what models cost there",
+        )
+    return device
 
 
 def _run(setup: Setup) -> Result:
     data = read_data(setup)
     identity = fingerprint(setup, data)
     setup.store.identify(identity, setup.task.name)
-    plans = {scale: plans_for(scale, setup.seed, integers=setup.runtime.scheme is not None) for scale in setup.task.models}
+    plans = {scale: plans_for(scale, setup.seed, integers=setup.runtime.scheme is not None) for scale in setup.task.scales}
     setup.progress.start(len(plans) + sum(map(len, plans.values())) + 1)
     prepared = prepare_scales(setup)
     reference = pick_reference(setup.task, prepared)
     bench = _bench(setup, prepared[reference])
     order = sorted(prepared, key=lambda scale: -prepared[scale].record.cost.macs)
     candidates = _try_all(setup, [plan for scale in order for plan in plans[scale]], prepared, bench)
-    candidates += [_untried(setup, plan) for scale in plans if scale not in prepared for plan in plans[scale]]
+    candidates += _unprepared(setup, [plan for scale in plans if scale not in prepared for plan in plans[scale]])
     if left := sum(c.status == "untried" for c in candidates):
         setup.warnings.append(f"the time limit was reached: {left} of {len(candidates)} plans were not tried; --resume goes on")
     record = conclude(setup, bench, prepared, reference, candidates, {"fingerprint": identity, "data": data})
@@ -169,6 +169,17 @@ def _give_up(setup: Setup, plan: Plan, done: Sequence[Candidate], scale: Prepare
 
 def _untried(setup: Setup, plan: Plan) -> Candidate:
     return Candidate(id=setup.store.identifier(plan), plan=plan, status="untried", reason="the time limit was reached")
+
+
+def _unprepared(setup: Setup, plans: Sequence[Plan]) -> list[Candidate]:
+    """What became of plans whose scale failed, or was not prepared in time."""
+    if failed := sum(plan.scale in setup.failed for plan in plans):
+        setup.progress.advance(f"{', '.join(setup.failed)}: nothing to try", units=failed)
+    return [_failed(setup, plan) if plan.scale in setup.failed else _untried(setup, plan) for plan in plans]
+
+
+def _failed(setup: Setup, plan: Plan) -> Candidate:
+    return Candidate(id=setup.store.identifier(plan), plan=plan, status="failed", reason=setup.failed[plan.scale])
 
 
 def _outcome(candidate: Candidate) -> str:

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import nn
 
-from sizewise.errors import SizewiseError
+from sizewise.errors import InternalError, SizewiseError
 from sizewise.evaluate.scoring import Call, module_call, quality, score
 from sizewise.graph.trace import eval_copy
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.train import train_scale
 from sizewise.pipeline.weights import load_state, save_state
-from sizewise.profile.static import profile_model
+from sizewise.profile.static import static_cost
 from sizewise.tasks.task import Task
 from sizewise.types import ScaleRecord
 from sizewise.units import format_count, format_seconds
@@ -34,14 +34,16 @@ class Prepared:
 
 
 def prepare_scales(setup: Setup) -> dict[str, Prepared]:
-    """Every scale the time limit allows, at least one; the task's reference first.
+    """Every scale the time limit allows, at least one; the task's reference first, then models at their own size.
+
+    A model that cannot be used at another size than its own is left to `setup.failed`.
 
     Raises:
         SizewiseError: a model fails, gives outputs that are not finite, or does not fit the data; says which.
     """
     task, prepared = setup.task, dict[str, Prepared]()
     reference = _relative_reference(setup)
-    for scale in sorted(task.models, key=lambda name: name != task.reference):
+    for scale in sorted(task.scales, key=lambda name: name != task.reference):
         if prepared and setup.late:
             setup.progress.advance(f"{scale}: not prepared, the time limit is reached")
             continue
@@ -51,7 +53,11 @@ def prepare_scales(setup: Setup) -> dict[str, Prepared]:
             name = f"models[{scale!r}]"
             if not (error.where or "").startswith(name):
                 error.where = f"{name}, {error.where}" if error.where else name
-            raise
+            if task.level(scale) is None or scale == task.reference or isinstance(error, InternalError):
+                raise
+            setup.failed[scale] = " ".join(str(error).split())
+            setup.progress.advance(f"{scale}: failed: {setup.failed[scale]}")
+            continue
         setup.progress.advance(_describe(prepared[scale].record))
     return prepared
 
@@ -62,7 +68,7 @@ def _prepare(setup: Setup, scale: str, reference: Call | None) -> Prepared:
     if known := setup.store.scale(scale):
         return Prepared(known[0], module, known[1])
     setup.progress.working(f"{scale}: profiling and scoring in float")
-    cost = profile_model(module, setup.task.example)
+    cost = static_cost(module, setup.task.example)
     scores = score(module_call(module), setup.validation, setup.task.metric, reference)
     record = ScaleRecord(name=scale, cost=cost, trained=how, quality=quality(scores, setup.task.metric))
     setup.store.save_scale(record, scores)
@@ -99,7 +105,7 @@ def _relative_reference(setup: Setup) -> Call | None:
         return None
     chosen = task.reference
     if chosen is None:
-        macs = {name: profile_model(task.build(name, setup.seed), task.example).macs for name in task.models}
+        macs = {name: static_cost(task.build(name, setup.seed), task.example).macs for name in task.models}
         chosen = max(macs, key=lambda name: (macs[name], name))
     return module_call(_module(setup, chosen)[0])
 

@@ -29,6 +29,7 @@ class Setup:
         begin: monotonic seconds at which it started.
         deadline: monotonic seconds after which no new work begins, or None.
         warnings: collected for the record.
+        failed: scales that cannot be used, each with the reason.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class Setup:
     begin: float
     deadline: float | None
     warnings: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def late(self) -> bool:
@@ -113,6 +115,8 @@ def fingerprint(setup: Setup, data: dict[str, Any]) -> str:
     facts = (version(), task.name, task.metric.name, task.reference, setup.runtime.name, setup.seed)
     hashed = hashlib.sha256(repr((facts, budget.max_drop, budget.min_quality, sorted(data.items()))).encode())
     digest(task.example, None, hashed)
+    for level in task.levels:
+        hashed.update(f"{level.label} {'function' if level.size is None else 'size'}".encode())
     for name, model in task.models.items():
         hashed.update(f"{name} {'module' if isinstance(model, nn.Module) else 'function'}".encode())
         if isinstance(model, nn.Module):

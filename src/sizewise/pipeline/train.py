@@ -1,7 +1,7 @@
 """Train a candidate that is given as untrained: AdamW under a one-cycle schedule, deterministic under its seed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,12 +11,18 @@ from torch.nn import functional as F
 from sizewise.data.batches import batches
 from sizewise.errors import PreconditionError, blaming
 from sizewise.evaluate.metrics import primary_output
-from sizewise.tasks.task import Task
+from sizewise.tasks.task import Task, Untrained
 
-__all__ = ["train_scale"]
+__all__ = ["train_module", "train_scale"]
+
+OnEpoch = Callable[[int, int], None]
 
 
-def train_scale(task: Task, scale: str, seed: int, on_epoch: Callable[[int, int], None] = lambda _done, _all: None) -> nn.Module:
+def _ignore(done: int, of: int) -> None:
+    """Nobody wants to know."""
+
+
+def train_scale(task: Task, scale: str, seed: int, on_epoch: OnEpoch = _ignore) -> nn.Module:
     """Build and train one candidate on the task's train loader.
 
     Args:
@@ -33,22 +39,42 @@ def train_scale(task: Task, scale: str, seed: int, on_epoch: Callable[[int, int]
     """
     if task.train is None:
         raise PreconditionError("this candidate is untrained and the task has no train loader", where=f"models[{scale!r}]")
-    recipe = task.recipe(scale)
-    model = task.build(scale, seed)
+    return train_module(task.build(scale, seed), task.train, task.recipe(scale), seed, f"models[{scale!r}]", on_epoch)
+
+
+def train_module(
+    model: nn.Module, loader: Iterable[Any], recipe: Untrained, seed: int, where: str, on_epoch: OnEpoch = _ignore
+) -> nn.Module:
+    """Train `model` itself on a loader by a recipe: AdamW under a one-cycle schedule, gradients clipped.
+
+    Args:
+        model: changed in place.
+        loader: of (input, target) batches.
+        recipe: epochs, peak learning rate and loss.
+        seed: of the loader's shuffling (torch's global generator) and of dropout.
+        where: names the model in errors.
+        on_epoch: called after every epoch with epochs done and epochs in all.
+
+    Returns:
+        the same module, in eval mode.
+
+    Raises:
+        PreconditionError: no targets, or a loss that is not finite.
+    """
     loss_of = recipe.loss or _cross_entropy
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.02)
-        total = recipe.epochs * sum(1 for _ in batches(task.train, "train"))
+        total = recipe.epochs * sum(1 for _ in batches(loader, "train"))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=total + 1, cycle_momentum=False)
         for epoch in range(recipe.epochs):
             model.train()
-            for inputs, target in batches(task.train, "train"):
-                with blaming("training failed", f"models[{scale!r}]"):
+            for inputs, target in batches(loader, "train"):
+                with blaming("training failed", where):
                     loss = _step(model, inputs, target, loss_of, optimizer)
                 if not math.isfinite(loss):
                     raise PreconditionError(
-                        "training diverged: the loss is not finite", where=f"models[{scale!r}], epoch {epoch + 1}", hint="lower lr"
+                        "training diverged: the loss is not finite", where=f"{where}, epoch {epoch + 1}", hint="lower lr"
                     )
                 schedule.step()
             on_epoch(epoch + 1, recipe.epochs)

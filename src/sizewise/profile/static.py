@@ -1,84 +1,150 @@
-"""Static cost of a module: parameters, MACs, bytes; what has no MAC formula is counted by name."""
+"""Static cost of a module, in total and per layer, counted on its exported graph; nothing is measured here."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor, nn
 
 from sizewise.data.batches import examples_in
-from sizewise.errors import blaming
-from sizewise.graph.trace import is_graph, quiet
+from sizewise.errors import UnsupportedModel, blaming
+from sizewise.graph.trace import eval_copy, export_static, is_graph
+from sizewise.profile.graph_cost import FAMILIES, Operator, operators_of, total_uncounted
+from sizewise.profile.operators import WorkCounter, unfused
 from sizewise.protocols import Inputs
-from sizewise.types import Cost
+from sizewise.types import Cost, LayerCost
 
-__all__ = ["profile_model"]
-
-# operators that move or rename data and do no arithmetic
-_FREE_NAMES = """
-view reshape _unsafe_view expand permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind detach alias
-clone contiguous copy_ _to_copy empty empty_like zeros zeros_like ones ones_like full arange lift_fresh as_strided cat stack
-dropout native_dropout
-"""
-_FREE = frozenset(_FREE_NAMES.split())
+__all__ = ["Analysis", "analyse", "static_cost"]
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.macs = 0
-        self.uncounted: Counter[str] = Counter()
+@dataclass(frozen=True)
+class Analysis:
+    """A model's cost and the operators that it was counted on; without operators where the model cannot be exported."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        packet = func._overloadpacket
-        if packet is torch.ops.aten.mv:
-            self.macs += args[0].numel()
-        elif packet in flop_registry:
-            self.macs += flop_registry[packet](*args, **kwargs, out_val=out) // 2
-        elif (name := packet.__name__) not in _FREE:
-            self.uncounted[name] += 1
-        return out
+    cost: Cost
+    operators: tuple[Operator, ...]
+
+
+def static_cost(model: nn.Module, example: Inputs) -> Cost:
+    """Count one forward pass on `example`, in inference mode; see `Cost` for the conventions.
+
+    Raises:
+        PreconditionError: the model fails on the example inputs.
+    """
+    return analyse(model, example).cost
+
+
+def analyse(model: nn.Module, example: Inputs) -> Analysis:
+    """Count one forward pass on `example`, in inference mode, operator by operator.
+
+    The model is run once on the example, so that what fails is the user's to see, then exported with the example's shapes.
+    A model that torch cannot export is counted while it runs: without layers and without peak memory, which a note says.
+
+    Raises:
+        PreconditionError: the model fails on the example inputs.
+    """
+    with _inference(model):
+        with blaming("the model failed on the example inputs"), torch.no_grad():
+            example.call(model)
+        try:
+            program = export_static(model, example)
+        except UnsupportedModel as error:
+            return Analysis(_counted_while_running(model, example, str(error.got)), ())
+    operators = operators_of(program)
+    return Analysis(_cost(model, example, operators), operators)
 
 
 @contextmanager
-def _unfused() -> Iterator[None]:
-    """Attention and recurrent layers as the matrix products they are made of, which have formulas; fused kernels have none."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with quiet(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def profile_model(model: nn.Module, example: Inputs) -> Cost:
-    """Count one forward pass on `example`, in inference mode.
-
-    One MAC is one multiply-accumulate, two of torch's FLOPs. Shared parameters count once. Every module's mode is kept.
-    """
-    counter = _Counter()
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Every module in inference mode, and back."""
     modes = {module: module.training for module in model.modules()}
     if not is_graph(model):
         model.eval()
     try:
-        with blaming("the model failed on the example inputs"), torch.no_grad(), _unfused(), counter:
-            example.call(model)
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-    stored = {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
+
+
+def _cost(model: nn.Module, example: Inputs, operators: Sequence[Operator]) -> Cost:
+    return Cost(
+        params=sum(p.numel() for p in model.parameters()),
+        macs=sum(op.macs for op in operators),
+        weight_bytes=_bytes_of([*model.parameters(), *model.buffers()]),
+        batch=examples_in(example),
+        uncounted=total_uncounted(operators),
+        activation_bytes=sum(op.write_bytes for op in operators),
+        peak_bytes=max((op.live_bytes for op in operators), default=0),
+        elementwise=sum(op.elementwise for op in operators),
+        intensity=_intensity(operators),
+        layers=_layers(model, operators),
+    )
+
+
+def _counted_while_running(model: nn.Module, example: Inputs, why: str) -> Cost:
+    counter = WorkCounter()
+    twin = eval_copy(model)
+    with torch.no_grad(), unfused(), counter:
+        example.call(twin)
     return Cost(
         params=sum(p.numel() for p in model.parameters()),
         macs=counter.macs,
-        weight_bytes=sum(t.numel() * t.element_size() for t in stored),
+        weight_bytes=_bytes_of([*model.parameters(), *model.buffers()]),
         batch=examples_in(example),
         uncounted=dict(sorted(counter.uncounted.items())),
+        elementwise=counter.elementwise,
+        notes=(f"no layers, activation bytes or peak memory: torch cannot export this model ({why})",),
     )
+
+
+def _layers(model: nn.Module, operators: Sequence[Operator]) -> tuple[LayerCost, ...]:
+    """One row per module that runs operators, in the order of its first; parameters go to the first module that holds them."""
+    groups: dict[str, list[Operator]] = {}
+    for op in operators:
+        groups.setdefault(op.path, []).append(op)
+    seen: set[int] = set()
+    return tuple(_layer(path, ops, _own(model, path, seen)) for path, ops in groups.items())
+
+
+def _own(model: nn.Module, path: str, seen: set[int]) -> list[Tensor]:
+    """Tensors that the module at `path` holds itself and no earlier layer did."""
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:  # an exported graph has lost its modules
+        return []
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if isinstance(module, nn.MultiheadAttention):  # calls its output projection as a function
+        own += list(module.out_proj.parameters())
+    fresh = [t for t in own if id(t) not in seen]
+    seen.update(id(t) for t in fresh)
+    return fresh
+
+
+def _layer(path: str, operators: Sequence[Operator], own: Sequence[Tensor]) -> LayerCost:
+    macs = sum(op.macs for op in operators)
+    return LayerCost(
+        path=path,
+        kind=operators[0].module,
+        family=max(FAMILIES, key=lambda family: sum(op.macs for op in operators if op.family == family)) if macs else "memory",
+        calls=len(operators),
+        params=sum(t.numel() for t in own if isinstance(t, nn.Parameter)),
+        macs=macs,
+        weight_bytes=_bytes_of(own),
+        activation_bytes=sum(op.write_bytes for op in operators),
+        peak_bytes=max(op.live_bytes for op in operators),
+        elementwise=sum(op.elementwise for op in operators),
+        intensity=_intensity(operators),
+        uncounted=total_uncounted(operators),
+    )
+
+
+def _intensity(operators: Sequence[Operator]) -> float:
+    """MACs per byte read and written."""
+    moved = sum(op.read_bytes + op.weight_bytes + op.write_bytes for op in operators)
+    return sum(op.macs for op in operators) / moved if moved else 0.0
+
+
+def _bytes_of(tensors: Sequence[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())

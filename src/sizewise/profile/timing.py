@@ -7,10 +7,12 @@ cancel them.
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -18,7 +20,7 @@ from sizewise.errors import UsageError
 from sizewise.evaluate.paired import median_interval
 from sizewise.types import Interval
 
-__all__ = ["Timings", "time_interleaved"]
+__all__ = ["Timings", "threads", "time_interleaved"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,17 @@ class Timings:
     def ratio(self, name: str, to: str) -> Interval:
         """Median over rounds of how many times `name` takes what `to` takes."""
         return median_interval(self.samples[name] / self.samples[to])
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch with that many threads, and back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def time_interleaved(

@@ -1,15 +1,18 @@
 """Figures to text, the same in every report: intervals share one unit, shares print as percent, drops as points."""
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from sizewise.types import Interval, Limit, Plan
-from sizewise.units import format_bytes, format_points, format_seconds
+from sizewise.units import format_bytes, format_count, format_points, format_seconds
 
 __all__ = [
     "at_limit",
     "drop",
     "drop_value",
+    "flat",
     "interval",
     "is_share",
     "kind",
@@ -18,10 +21,12 @@ __all__ = [
     "limit_value",
     "plan_name",
     "plural",
+    "portion",
     "printable",
     "quality",
     "quality_value",
     "ratio",
+    "speed",
     "times",
 ]
 
@@ -105,6 +110,22 @@ def times(value: float, more: str, less: str) -> str:
     return f"{ratio(value)} times {more}" if value >= 1 else f"{ratio(1 / max(value, 1e-12))} times {less}"
 
 
+def portion(value: float) -> str:
+    """A part of a whole: "61 %", "2.4 %", "under 0.1 %"."""
+    percent = 100 * value
+    if 0 < percent < 0.05:
+        return "under 0.1 %"
+    return f"{percent:.{0 if percent >= 9.95 or not percent else 1}f} %"
+
+
+def speed(macs_per_s: float) -> str:
+    """Multiply-accumulates per second: "76.8 GMAC/s", "33.5 TMAC/s"."""
+    if macs_per_s >= 0.9995e12:
+        return f"{macs_per_s / 1e12:.3g} TMAC/s"
+    text = format_count(macs_per_s)
+    return f"{text if text[-1].isalpha() else text + ' '}MAC/s"
+
+
 def plural(count: int, noun: str) -> str:
     """ "1 candidate", "1,204 candidates"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -118,6 +139,13 @@ def plan_name(plan: Plan) -> str:
 def kind(plan: Plan) -> str:
     """The techniques of a plan without their settings: "float", "channel_pruning + int8_static"."""
     return " + ".join(step.technique for step in plan.steps) or "float"
+
+
+def flat(value: Any) -> str:
+    """A JSON value on one line: "examples 400, sha256 7754"."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {flat(inner)}" for key, inner in value.items())
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def printable(text: str) -> str:

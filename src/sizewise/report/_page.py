@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 
-__all__ = ["Html", "details", "escape", "join", "page", "paragraph", "section", "table", "tag"]
+__all__ = ["Html", "bullets", "details", "escape", "join", "page", "paragraph", "plot_figure", "section", "stacked", "table", "tag"]
 
 
 class Html(str):
@@ -38,9 +38,26 @@ def section(title: str, *content: object) -> Html:
     return tag("section", tag("h2", title), *content)
 
 
-def details(summary: str, *content: object) -> Html:
-    """Something folded away, still in the page."""
-    return tag("details", tag("summary", summary), *content)
+def details(summary: object, *content: object, open_: bool = False) -> Html:
+    """Something folded away, still in the page; `open_` shows it at first."""
+    return tag("details", tag("summary", summary), *content, **({"open": ""} if open_ else {}))
+
+
+def bullets(lines: Iterable[object]) -> Html:
+    """A list; nothing where there is nothing to say."""
+    rows = [tag("li", line) for line in lines]
+    return tag("ul", *rows) if rows else Html("")
+
+
+def stacked(text: str) -> Html:
+    """The interval below its figure, which keeps columns narrow."""
+    value, bracket, rest = text.partition(" [")
+    return join((value, tag("span", f"[{rest}", class_="interval"))) if bracket else escape(text)
+
+
+def plot_figure(drawn: Html, remarks: Sequence[str], caption: str) -> Html:
+    """A plot with what it shows and what lies outside it."""
+    return tag("figure", tag("div", drawn, class_="plot"), tag("figcaption", " ".join((caption, *remarks))), aria_label=caption)
 
 
 def table(
@@ -89,9 +106,9 @@ def page(title: str, *content: object) -> str:
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #59626c; --paper: #fbfbfa; --card: #fff; --line: #d9dde1;
-  --mark: #e9f2fb; --good: #1a6b3c; --open: #8a5a00; --bad: #b3261e; }
+  --mark: #e9f2fb; --bar: #0072b2; --good: #1a6b3c; --open: #8a5a00; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #a3acb5; --paper: #15181b; --card: #1d2125;
-  --line: #363d44; --mark: #1d3145; --good: #6fcf97; --open: #e8b04a; --bad: #ff8a80; } }
+  --line: #363d44; --mark: #1d3145; --bar: #56b4e9; --good: #6fcf97; --open: #e8b04a; --bad: #ff8a80; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 main { max-width: 1160px; margin: 0 auto; padding: 24px 20px 64px; }
@@ -116,6 +133,7 @@ tr.marked th { font-weight: 700; }
 .proved { color: var(--good); font-weight: 600; } .undecided { color: var(--open); font-weight: 600; }
 .refused { color: var(--bad); font-weight: 600; }
 .interval { color: var(--soft); font-size: 12px; display: block; }
+.bar { height: 10px; min-width: 1px; margin-top: 6px; border-radius: 2px; background: var(--bar); print-color-adjust: exact; }
 figure { margin: 10px 0 24px; }
 .plot { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 4px; color-scheme: light; }
 details { margin: 6px 0; } summary { cursor: pointer; }

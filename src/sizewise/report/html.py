@@ -1,13 +1,15 @@
 """A run record as one HTML page that needs no network."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sizewise.report import _costs as costs
 from sizewise.report import _format as fmt
+from sizewise.report import _plot_frontier as frontier
 from sizewise.report import _plots as plots
 from sizewise.report import _story as story
-from sizewise.report._page import Html, details, escape, join, page, paragraph, section, table, tag
+from sizewise.report._layer_bars import layer_bars
+from sizewise.report._page import Html, bullets, details, join, page, paragraph, plot_figure, section, stacked, table, tag
 from sizewise.types import Candidate, Change, Interval, Measurement, RunRecord, ScaleRecord, Step
 from sizewise.units import format_bytes, format_count, format_seconds
 
@@ -79,8 +81,8 @@ def _verdict(record: RunRecord) -> Html:
 
 def _frontier(record: RunRecord) -> Html:
     captions = (
-        (plots.SPEED, "Latency against quality. A larger marker is a larger file."),
-        (plots.SIZE, "File size against quality."),
+        (frontier.SPEED, "Latency against quality. A larger marker is a larger file."),
+        (frontier.SIZE, "File size against quality."),
     )
     left = sum(c.measured is None for c in record.candidates)
     note = (
@@ -88,12 +90,12 @@ def _frontier(record: RunRecord) -> Html:
         "file size and quality and better in one. Bars are 95 % intervals of quality on validation. The table below has the same figures."
     )
     unmeasured = f" {fmt.plural(left, 'candidate')} without measurements: see the table." if left else ""
-    return section("Frontier", paragraph(note + unmeasured, class_="soft"), plots.plotly_script(), *(_figure(record, *c) for c in captions))
-
-
-def _figure(record: RunRecord, axis: plots.Axis, caption: str) -> Html:
-    drawn, remarks = plots.draw(record, axis)
-    return tag("figure", tag("div", drawn, class_="plot"), tag("figcaption", " ".join((caption, *remarks))), aria_label=caption)
+    return section(
+        "Frontier",
+        paragraph(note + unmeasured, class_="soft"),
+        plots.plotly_script(),
+        *(plot_figure(*frontier.draw(record, axis), caption) for axis, caption in captions),
+    )
 
 
 def _candidates(record: RunRecord) -> Html:
@@ -137,21 +139,15 @@ def _measured_row(c: Candidate, m: Measurement, chosen: str) -> tuple[object, ..
     return (
         _name(c),
         ", ".join([c.status, *marks]),
-        _stacked(fmt.interval(m.latency, format_seconds)),
+        stacked(fmt.interval(m.latency, format_seconds)),
         f"{m.latency_ratio:.3g}",
         format_bytes(m.size_bytes),
-        _stacked(fmt.interval(m.memory, format_bytes)),
-        _stacked(fmt.quality(m.quality.score, m.quality.metric)),
-        _stacked(fmt.drop(m.quality.drop, m.quality.metric)),
+        stacked(fmt.interval(m.memory, format_bytes)),
+        stacked(fmt.quality(m.quality.score, m.quality.metric)),
+        stacked(fmt.drop(m.quality.drop, m.quality.metric)),
         "" if agreement is None else f"{100 * agreement:.1f} %",
         _spent(c),
     )
-
-
-def _stacked(text: str) -> Html:
-    """The interval below its figure, which keeps columns narrow."""
-    value, bracket, rest = text.partition(" [")
-    return join((value, tag("span", f"[{rest}", class_="interval"))) if bracket else escape(text)
 
 
 def _scales(record: RunRecord) -> Html:
@@ -159,7 +155,13 @@ def _scales(record: RunRecord) -> Html:
     marked = [index for index, scale in enumerate(record.scales) if scale.name == record.reference]
     note = f"The reference, which drops and ratios are counted from, is {record.reference}. Quality is on validation."
     rows = map(_scale_row, record.scales)
-    return section("Scales", paragraph(note, class_="soft"), table(head, rows, numbers=head[1:6], marked=marked))
+    drawn = table(head, rows, numbers=head[1:6], marked=marked)
+    return section("Scales", paragraph(note, class_="soft"), drawn, *(_layers(s) for s in record.scales if s.cost.layers))
+
+
+def _layers(scale: ScaleRecord) -> Html:
+    # by MACs, which every scale has; what takes the time in the file is not known layer by layer here
+    return details(f"MACs per layer of {scale.name}", layer_bars(scale.cost, by="macs", label=f"of {scale.name}"))
 
 
 def _scale_row(scale: ScaleRecord) -> tuple[object, ...]:
@@ -169,15 +171,15 @@ def _scale_row(scale: ScaleRecord) -> tuple[object, ...]:
         format_count(cost.params),
         format_count(cost.macs),
         format_bytes(cost.weight_bytes),
-        _stacked(fmt.quality(found.score, found.metric)) if found else "",
+        stacked(fmt.quality(found.score, found.metric)) if found else "",
         _latency(scale.torch_latency),
         scale.trained,
-        ", ".join(f"{name} {count}" for name, count in sorted(cost.uncounted.items())) or "nothing",
+        costs.uncounted(cost) or "nothing",
     )
 
 
 def _latency(figure: Interval | None) -> Html:
-    return _stacked(fmt.interval(figure, format_seconds)) if figure else Html("")
+    return stacked(fmt.interval(figure, format_seconds)) if figure else Html("")
 
 
 # ---- what was done
@@ -188,7 +190,7 @@ def _changes(record: RunRecord) -> Html:
     parts = [_change(step, change) for step, change in zip(chosen.plan.steps, chosen.changes, strict=False)]
     notes = chosen.artefact.notes if chosen.artefact else ()
     nothing = "Nothing was changed: the file holds the float model."
-    return section("What was done to the chosen model", *(parts or [paragraph(nothing)]), _bullets(notes))
+    return section("What was done to the chosen model", *(parts or [paragraph(nothing)]), bullets(notes))
 
 
 def _change(step: Step, change: Change) -> Html:
@@ -200,18 +202,13 @@ def _change(step: Step, change: Change) -> Html:
             tag("h3", step.technique + (f" ({settings})" if settings else "")),
             details(touched, paragraph(join((tag("code", name) for name in change.touched), ", "))),
             table(("Left alone", "Why"), skipped) if change.skipped else paragraph("Left nothing alone."),
-            _bullets(change.notes),
+            bullets(change.notes),
         )
     )
 
 
-def _bullets(notes: Iterable[str]) -> Html:
-    rows = [tag("li", note) for note in notes]
-    return tag("ul", *rows) if rows else Html("")
-
-
 def _warnings(record: RunRecord) -> Html:
-    return section("Warnings", _bullets(record.warnings)) if record.warnings else Html("")
+    return section("Warnings", bullets(record.warnings)) if record.warnings else Html("")
 
 
 # ---- how it is known
@@ -232,18 +229,12 @@ def _method(record: RunRecord) -> Html:
         *_data(record.data),
         ("Fingerprint of the run", tag("code", record.fingerprint)),
     ]
-    conventions = (tag("h3", "Conventions"), _bullets(story.CONVENTIONS))
+    conventions = (tag("h3", "Conventions"), bullets(story.CONVENTIONS))
     return section("How it was measured", table(("Fact", "Value"), facts), _parity(record), *conventions)
 
 
 def _data(data: Mapping[str, Any]) -> Sequence[tuple[str, object]]:
-    return [(f"Data: {name}", tag("code", _flat(value))) for name, value in data.items()]
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_flat(inner)}" for key, inner in value.items())
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return [(f"Data: {name}", tag("code", fmt.flat(value))) for name, value in data.items()]
 
 
 def _parity(record: RunRecord) -> Html:

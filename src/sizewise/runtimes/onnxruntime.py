@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,14 +16,17 @@ from torch import Tensor, nn
 from sizewise.data.batches import examples_in
 from sizewise.errors import InternalError, MissingExtra, UnsupportedModel, UsageError
 from sizewise.files import replacing, sha256_of
+from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.graph.trace import quiet, tensors_in, trace
 from sizewise.protocols import Inputs
+from sizewise.runtimes._onnxruntime_layers import layer_seconds, name_by_module
 from sizewise.runtimes._schemes import U8S8
 from sizewise.types import Artefact, Scheme
 
 __all__ = ["RUNTIME", "OnnxRunner", "OnnxRuntime"]
 
 _LARGEST = 2_000_000_000  # one protobuf message holds at most 2 GiB
+PROFILE_S = 0.5
 
 
 def _ort() -> Any:
@@ -36,9 +40,11 @@ def _ort() -> Any:
 class OnnxRunner:
     """One session with a fixed number of threads; files with a fixed batch are fed in pieces."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, profile_to: Path | None = None) -> None:
         ort = _ort()
         options = ort.SessionOptions()
+        if profile_to is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
         try:
@@ -134,6 +140,27 @@ class OnnxRuntime:
             raise InternalError("the memory probe failed", where=str(path), got=done.stderr.strip()[-300:])
         return int(json.loads(done.stdout)["peak_growth_bytes"])
 
+    def layer_seconds(self, model: nn.Module, example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
+        """Median seconds per call by module path and how-manieth operator of that module, by the runtime's own profiler.
+
+        The profiler slows small kernels down, so the shares are to be trusted more than the seconds.
+
+        Raises:
+            UnsupportedModel: as `lower`.
+        """
+        proto = _export(trace(model, example).program)
+        name_by_module(proto.graph)
+        _means_to_pools(proto.graph)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.file_name
+            path.write_bytes(proto.SerializeToString())
+            runner = OnnxRunner(path, threads, profile_to=Path(folder) / "layers")
+            call = runner.prepare(example)
+            begin = time.perf_counter()
+            call()
+            runs = max(5, min(50, round(PROFILE_S / max(time.perf_counter() - begin, 1e-6))))
+            return layer_seconds(runner.session, runner._feed(example), runs, warmup=3)
+
     def tolerance(self, *, quantized: bool) -> float:
         """Mean difference to the torch module, as a share of the outputs' scale.
 
@@ -163,7 +190,7 @@ class OnnxRuntime:
 
 def _export(program: Any) -> Any:
     try:
-        with quiet():
+        with quiet(), recurrent_shapes():
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
     except torch.onnx.errors.OnnxExporterError as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]

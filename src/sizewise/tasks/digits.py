@@ -3,7 +3,7 @@
 Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (the copy inside scikit-learn).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -25,10 +25,19 @@ class ShiftedBatches:
     """Training batches, reshuffled at every reading, each batch moved by up to one pixel.
 
     Draws from torch's global generator, as a shuffling DataLoader does, so that whoever seeds it repeats the sequence.
+
+    Attributes:
+        labels: class of every picture, in the order that `subset` counts in.
     """
 
     def __init__(self, pictures: Tensor, labels: Tensor, batch: int) -> None:
         self.pictures, self.labels, self.batch = pictures, labels, batch
+
+    def subset(self, indices: Sequence[int]) -> "ShiftedBatches":
+        """The same batches of some of the pictures, as many in one batch as leaves few of them out of a reading."""
+        rows = torch.as_tensor(indices, dtype=torch.long)
+        batches = max(1, round(len(rows) / self.batch))
+        return ShiftedBatches(self.pictures[rows], self.labels[rows], len(rows) // batches)
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch

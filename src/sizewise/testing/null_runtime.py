@@ -83,6 +83,10 @@ class NullRuntime:
         size: int = json.loads(path.read_text(encoding="utf-8"))["bytes"]
         return size
 
+    def layer_seconds(self, model: nn.Module, example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
+        """Nothing: it has no profiler."""
+        return {}
+
     def tolerance(self, *, quantized: bool) -> float:
         """The same module: nothing but rounding."""
         return 1e-6

@@ -1,0 +1,80 @@
+"""Which module each kernel's time belongs to, by ONNX Runtime's own profiler."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["ELSEWHERE", "layer_seconds", "name_by_module"]
+
+ELSEWHERE = "(runtime)"  # kernels of the runtime's own, such as changes of memory layout
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_MARK = "::"
+_NAME = re.compile(r"(?:fused )?<(?P<path>.*?)#(?P<turn>\d+)>" + _MARK)
+
+Place = tuple[str, int]  # module path, and the how-manieth operator of that module
+
+
+def name_by_module(graph: Any) -> None:
+    """Name every node, and every value that it makes, after the module it came from.
+
+    The runtime's optimizer names fused kernels after one of the nodes or outputs they replace, so both carry the path.
+    Must run before the exporter's metadata is stripped.
+    """
+    inputs, outputs = {i.name for i in graph.input}, {o.name for o in graph.output}
+    renamed: dict[str, str] = {}
+    turns: dict[str, list[str]] = {}
+    for index, node in enumerate(graph.node):
+        path, operator = _origin(node)
+        seen = turns.setdefault(path, [])
+        if operator not in seen:
+            seen.append(operator)
+        label = f"<{path}#{seen.index(operator)}>{_MARK}{index}"
+        node.name = label
+        for place, name in enumerate(node.output):
+            if name and name not in inputs | outputs:
+                renamed[name] = f"{label}.{place}"
+    for node in graph.node:
+        for field in (node.input, node.output):
+            field[:] = [renamed.get(name, name) for name in field]
+    del graph.value_info[:]
+
+
+def _origin(node: Any) -> tuple[str, str]:
+    """Module path and name of the traced operator that the node was made from."""
+    scopes = next((item.value for item in node.metadata_props if item.key == _SCOPES), "[]")
+    try:
+        names = ast.literal_eval(scopes)
+    except (ValueError, SyntaxError):
+        names = []
+    if len(names) < 2 or names[0] != "":
+        return ELSEWHERE, ""
+    return str(names[-2]).partition("@")[0], str(names[-1])
+
+
+def layer_seconds(session: Any, feed: Mapping[str, Any], runs: int, warmup: int) -> dict[Place, float]:
+    """Median seconds per call of every operator's kernels; the session must have been made with profiling on."""
+    for _ in range(warmup + runs):
+        session.run(None, feed)
+    path = Path(session.end_profiling())
+    events = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    return _by_module(events, warmup + runs, warmup)
+
+
+def _by_module(events: Sequence[Mapping[str, Any]], calls: int, warmup: int) -> dict[Place, float]:
+    kernels: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            kernels.setdefault(event["name"], []).append(event["dur"] * 1e-6)
+    total: dict[Place, float] = {}
+    for name, seconds in kernels.items():
+        per_call = max(1, round(len(seconds) / calls))  # a kernel inside a loop runs several times
+        match = _NAME.match(name)
+        place = (match["path"], int(match["turn"])) if match else (ELSEWHERE, 0)
+        total[place] = total.get(place, 0.0) + per_call * float(np.median(seconds[warmup * per_call :] or seconds))
+    return total
