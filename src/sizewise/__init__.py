@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sizewise.advice import AdviceRecord, Scenario
     from sizewise.errors import (
         BudgetInfeasible,
         InternalError,
@@ -22,13 +23,19 @@ if TYPE_CHECKING:
     from sizewise.pipeline.bundle import load
     from sizewise.pipeline.export import export_model
     from sizewise.pipeline.fit import Result, fit
+    from sizewise.pipeline.profile import profile_model
+    from sizewise.pipeline.select import select_scale
+    from sizewise.pipeline.survey import survey
     from sizewise.protocols import Inputs
+    from sizewise.select.scenario import load_scenario
     from sizewise.tasks.task import Task, untrained
-    from sizewise.types import Budget, RunRecord
+    from sizewise.types import Budget, Cost, RunRecord
 
 _HOME = {
+    "AdviceRecord": "advice",
     "Budget": "types",
     "BudgetInfeasible": "errors",
+    "Cost": "types",
     "Inputs": "protocols",
     "InternalError": "errors",
     "Metric": "evaluate.metrics",
@@ -37,6 +44,7 @@ _HOME = {
     "PreconditionError": "errors",
     "Result": "pipeline.fit",
     "RunRecord": "types",
+    "Scenario": "advice",
     "SizewiseError": "errors",
     "Task": "tasks.task",
     "UnknownName": "errors",
@@ -45,12 +53,18 @@ _HOME = {
     "export_model": "pipeline.export",
     "fit": "pipeline.fit",
     "load": "pipeline.bundle",
+    "load_scenario": "select.scenario",
+    "profile_model": "pipeline.profile",
+    "select_scale": "pipeline.select",
+    "survey": "pipeline.survey",
     "untrained": "tasks.task",
 }
 
 __all__ = [
+    "AdviceRecord",
     "Budget",
     "BudgetInfeasible",
+    "Cost",
     "Inputs",
     "InternalError",
     "Metric",
@@ -59,6 +73,7 @@ __all__ = [
     "PreconditionError",
     "Result",
     "RunRecord",
+    "Scenario",
     "SizewiseError",
     "Task",
     "UnknownName",
@@ -67,6 +82,10 @@ __all__ = [
     "export_model",
     "fit",
     "load",
+    "load_scenario",
+    "profile_model",
+    "select_scale",
+    "survey",
     "untrained",
 ]
 

@@ -75,7 +75,9 @@ class Shrunk:
         latency_factor: times the float latency.
         size_factor: times the float weights.
         sources: what was seen, and where, per family of layers.
+        peak_bytes: of activations, where known.
         breaks: limits still broken.
+        misfits: what would still keep it from running on the device.
     """
 
     latency_s: Interval
@@ -83,7 +85,9 @@ class Shrunk:
     latency_factor: float
     size_factor: float
     sources: tuple[str, ...]
+    peak_bytes: int | None = None
     breaks: tuple[Violation, ...] = ()
+    misfits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

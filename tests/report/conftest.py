@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -166,3 +167,45 @@ def record() -> RunRecord:
 @pytest.fixture(scope="session")
 def infeasible() -> RunRecord:
     return outside(build_record())
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the visible text, and scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"{tag} closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+    @property
+    def plots(self) -> list[str]:
+        """The scripts that draw; plotly itself is far longer."""
+        return [s for s in self.scripts if "Plotly.newPlot" in s and len(s) < 1_000_000]
+
+
+@pytest.fixture(scope="session")
+def read_page() -> type[Page]:
+    return Page

@@ -76,3 +76,22 @@ def test_a_kind_forgets_the_settings() -> None:
 
 def test_control_characters_become_spaces() -> None:
     assert fmt.printable("a\x1b[31mb\nc") == "a [31mb c"
+
+
+@pytest.mark.parametrize(
+    ("part", "text"), [(0.0, "0 %"), (0.0004, "under 0.1 %"), (0.0243, "2.4 %"), (0.0996, "10 %"), (0.61, "61 %"), (1.0, "100 %")]
+)
+def test_a_part_of_a_whole_is_a_percentage(part: float, text: str) -> None:
+    assert fmt.portion(part) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(950.0, "950 MAC/s"), (400e6, "400 MMAC/s"), (76.8e9, "76.8 GMAC/s"), (999.9e9, "1 TMAC/s"), (33.5e12, "33.5 TMAC/s")],
+)
+def test_a_speed_has_one_unit(rate: float, text: str) -> None:
+    assert fmt.speed(rate) == text
+
+
+def test_nested_facts_fit_one_line() -> None:
+    assert fmt.flat({"examples": 400, "sha256": "77", "shape": [1, 8]}) == "examples 400, sha256 77, shape [1, 8]"

@@ -82,7 +82,8 @@ def test_a_slower_file_is_called_slower(record: RunRecord) -> None:
 
 def test_reports_never_import_torch() -> None:
     code = (
-        "import sys, sizewise.report.html, sizewise.report.terminal, sizewise.report.card\n"
+        "import sys, sizewise.report.html, sizewise.report.terminal, sizewise.report.card, sizewise.report.advice_html\n"
+        "import sizewise.report.advice_terminal, sizewise.report.profile_terminal, sizewise.report.devices_terminal\n"
         "print([m for m in ('torch', 'onnx', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -51,21 +51,16 @@ def command(
 
 def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check the names before torch is imported, run `sizewise.fit`, print the outcome; an infeasible one is printed, then raised."""
-    from sizewise import registry
+    from sizewise.cli.names import check_device, check_folder, check_runtime
     from sizewise.cli.progress import RichProgress, make_progress
-    from sizewise.errors import BudgetInfeasible, UnknownName, UsageError
+    from sizewise.errors import BudgetInfeasible
     from sizewise.units import parse_seconds
 
-    for kind, name, known in (
-        ("runtime", options["runtime"], registry.names("runtimes")),
-        ("device", options["device"], registry.device_names()),
-    ):
-        if name not in known:
-            raise UnknownName(kind, name, known, where=f"--{kind}")
+    check_runtime(options["runtime"])
+    check_device(options["device"])
     if options["time_limit"] is not None:
         parse_seconds(options["time_limit"], "--time-limit")
-    if out.is_dir() and any(out.iterdir()) and not options["resume"]:
-        raise UsageError("the folder is not empty", where=str(out), hint="--resume goes on with an interrupted run; or name another folder")
+    check_folder(out, resume=options["resume"])
     progress = make_progress(quiet=quiet)
     try:
         result = _fit(task, budget, out, progress, options)

@@ -4,28 +4,47 @@ from dataclasses import replace
 
 from sizewise.advice import ScaleAdvice
 from sizewise.pipeline.wording import evidence_of
+from sizewise.profile.fitting import memory_misfits
 from sizewise.select.errors_of import ErrorScale
 from sizewise.select.judge import Evidence, Ruling
 from sizewise.select.shrinkage import shrunk
 from sizewise.types import Budget, Device, Limit, ModelProfile, Violation
 
-__all__ = ["costed", "judged", "reachable"]
+__all__ = ["by_cost", "costed", "judged", "reachable"]
 
 
 def costed(profile: ModelProfile, budget: Budget, device: Device) -> ScaleAdvice:
     """The scale's cost, and which limits it breaks before any shrinking and after the best that was seen."""
     found = shrunk(profile)
     if found is not None:
-        memory = _memory(profile, found.size_bytes, device)
-        found = replace(found, breaks=_breaks(budget, found.latency_s.value, found.size_bytes, memory))
+        memory = _memory(found.peak_bytes, found.size_bytes, device)
+        found = replace(
+            found,
+            breaks=_breaks(budget, found.latency_s.value, found.size_bytes, memory),
+            misfits=(*memory_misfits(found.size_bytes, found.peak_bytes, device), *_lasting(profile, device)),
+        )
     latency = profile.latency_s.value if profile.latency_s is not None else None
-    breaks = _breaks(budget, latency, profile.weight_bytes, _memory(profile, profile.weight_bytes, device))
+    breaks = _breaks(budget, latency, profile.weight_bytes, _memory(profile.peak_bytes, profile.weight_bytes, device))
     return ScaleAdvice(name=profile.name, profile=profile, breaks=breaks, shrunk=found)
+
+
+def _lasting(profile: ModelProfile, device: Device) -> tuple[str, ...]:
+    """Reasons against the device that shrinking does not remove: operators that it lacks."""
+    memory = memory_misfits(profile.weight_bytes, profile.peak_bytes, device)
+    return tuple(reason for reason in profile.misfits if reason not in memory)
+
+
+def by_cost(profile: ModelProfile) -> float:
+    """For sorting: the product of latency and weights, so that halving either counts the same."""
+    latency = profile.latency_s.value if profile.latency_s is not None else float(profile.macs)
+    return latency * max(profile.weight_bytes, 1)
 
 
 def reachable(scale: ScaleAdvice) -> bool:
     """Whether nothing is known that keeps the scale from the device and the budget, shrunk as far as was seen."""
-    return not scale.profile.misfits and not (scale.shrunk.breaks if scale.shrunk is not None else scale.breaks)
+    if scale.shrunk is None:
+        return not (scale.profile.misfits or scale.breaks)
+    return not (scale.shrunk.misfits or scale.shrunk.breaks)
 
 
 def judged(
@@ -51,11 +70,11 @@ def judged(
     )
 
 
-def _memory(profile: ModelProfile, weights: int, device: Device) -> int | None:
+def _memory(peak: int | None, weights: int, device: Device) -> int | None:
     """Activations, and weights unless the device executes them from flash."""
-    if profile.peak_bytes is None:
+    if peak is None:
         return None
-    return profile.peak_bytes + (0 if device.flash_bytes is not None else weights)
+    return peak + (0 if device.flash_bytes is not None else weights)
 
 
 def _breaks(budget: Budget, latency: float | None, size: int, memory: int | None) -> tuple[Violation, ...]:

@@ -10,9 +10,10 @@ from sizewise.pipeline.points import Job, Points, recipe_for
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.workers import run_jobs
 from sizewise.report import _format as fmt
+from sizewise.select.capacity import SeedNoise
 from sizewise.select.errors_of import ErrorScale, error_scale
 from sizewise.select.halving import Progress, hopeless_scales
-from sizewise.select.judge import Evidence, pooled_seed_variance
+from sizewise.select.judge import Evidence
 from sizewise.types import ModelProfile
 from sizewise.units import format_seconds
 
@@ -142,12 +143,12 @@ class Climb:
     def _halve(self, before: int, now: int) -> None:
         errors = self.errors()
         evidence = {scale: found for scale, found in self.evidence().items() if scale in self.racing}
-        variance, _ = pooled_seed_variance([errors.error(found.scores[now]) for found in evidence.values()])
-        half = ONE_SIDED * math.sqrt(variance / self.seeds)
+        noise = SeedNoise.of([errors.error(found.scores[now]) for found in evidence.values()], share=errors.kind == "share")
 
         def progress(found: Evidence) -> Progress:
-            was, this = (float(errors.error(found.scores[size]).mean()) for size in (before, now))
-            return Progress(was, this, half)
+            was, this = (errors.error(found.scores[size]) for size in (before, now))
+            half = ONE_SIDED * math.sqrt(noise.variance(this) / len(this))
+            return Progress(float(was.mean()), float(this.mean()), half)
 
         doublings = math.log2(self.sizes[-1] / now)
         hopeless = hopeless_scales({scale: progress(found) for scale, found in evidence.items()}, doublings, self.tolerance)

@@ -13,7 +13,7 @@ from sizewise.data.subsets import count_examples, nested_subsets
 from sizewise.devices.loader import load_device
 from sizewise.errors import PreconditionError, UsageError
 from sizewise.files import write_bytes, write_text
-from sizewise.pipeline.advise import costed, judged, reachable
+from sizewise.pipeline.advise import by_cost, costed, judged, reachable
 from sizewise.pipeline.calibrate import calibrated
 from sizewise.pipeline.climb import Climb
 from sizewise.pipeline.export import find_runtime
@@ -32,13 +32,13 @@ from sizewise.tasks.task import Task
 from sizewise.types import Budget, ModelProfile, to_json
 from sizewise.units import parse_points, parse_seconds
 
-__all__ = ["select"]
+__all__ = ["select_scale"]
 
 LEAST = 32  # training examples of the smallest subset
 SIZES_FOR_A_CURVE = 3
 
 
-def select(
+def select_scale(
     task: Task,
     budget: Budget | None = None,
     runtime: str | Runtime = "onnxruntime",
@@ -137,16 +137,11 @@ def _sizes(task: Task) -> Sequence[int]:
 
 
 def _profiles(setup: Setup, scenario: Scenario | None) -> dict[str, ModelProfile]:
-    """Every scale's cost on the device, cheapest first: by the product of latency and weights, so that halving either counts the same."""
+    """Every scale's cost on the device, cheapest first."""
     example = with_batch(setup.task.example, scenario.batch) if scenario is not None and scenario.batch > 1 else setup.task.example
-    models = {scale: (setup.task.build(scale, setup.seed), example) for scale in setup.task.models}
+    models = {scale: (setup.task.build(scale, setup.seed), example) for scale in setup.task.scales}
     found = profile_models(models, setup.device, setup.runtime)
-    return {p.name: p for p in sorted(found, key=_cost)}
-
-
-def _cost(profile: ModelProfile) -> float:
-    latency = profile.latency_s.value if profile.latency_s is not None else float(profile.macs)
-    return latency * max(profile.weight_bytes, 1)
+    return {p.name: p for p in sorted(found, key=by_cost)}
 
 
 def _rule(climb: Climb, advice: Mapping[str, ScaleAdvice]) -> Ruling:

@@ -11,6 +11,7 @@ from sizewise.types import Cost, Interval
 __all__ = ["ELSEWHERE", "with_measured", "with_predicted"]
 
 ELSEWHERE = "(runtime)"
+_VANISHING = frozenset(("dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias"))
 
 
 def with_predicted(cost: Cost, prediction: Prediction) -> Cost:
@@ -29,10 +30,10 @@ def with_measured(cost: Cost, operators: Sequence[Operator], whole: Interval, ke
         kernels: seconds per module path and how-manieth operator of that module; a runtime times a folded group of
             operators as one kernel, which counts for the group's first layer.
     """
-    if not kernels:
-        return replace(cost, latency_s=whole)
     seconds = _per_layer(operators, kernels)
     total = sum(seconds.values())
+    if not total:  # a pass shorter than the profiler's clock can tell
+        return replace(cost, latency_s=whole)
     layers = tuple(replace(layer, latency_s=_scaled(whole, seconds.get(layer.path, 0.0) / total)) for layer in cost.layers)
     left = 1 - sum(seconds.get(layer.path, 0.0) for layer in cost.layers) / total
     notes = (f"{100 * left:.0f} % of the time belongs to no layer (changes of memory layout)",) if left >= 0.005 else ()
@@ -42,7 +43,8 @@ def with_measured(cost: Cost, operators: Sequence[Operator], whole: Interval, ke
 def _per_layer(operators: Sequence[Operator], kernels: Mapping[tuple[str, int], float]) -> dict[str, float]:
     mine: dict[str, list[Operator]] = {}
     for op in operators:
-        mine.setdefault(op.path, []).append(op)
+        if not _vanishes(op):
+            mine.setdefault(op.path, []).append(op)
     turns = Counter(path for path, _ in kernels)
     seconds: dict[str, float] = {}
     for (path, turn), value in kernels.items():
@@ -57,6 +59,11 @@ def _per_layer(operators: Sequence[Operator], kernels: Mapping[tuple[str, int], 
         place = path if host is None else host
         seconds[place] = seconds.get(place, 0.0) + value
     return seconds
+
+
+def _vanishes(op: Operator) -> bool:
+    """Whether runtimes' files have nothing for it, so that they do not count it among its module's operators."""
+    return op.kind.rstrip("_") in _VANISHING or (op.kind == "to" and not op.write_bytes)
 
 
 def _scaled(whole: Interval, share: float) -> Interval:

@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 
 from sizewise.errors import UnsupportedModel
 from sizewise.profile.inlining import CONTEXT, inlined
-from sizewise.profile.liveness import input_nodes, is_mutable, is_view, live_bytes, nbytes
+from sizewise.profile.liveness import is_mutable, is_view, live_bytes, nbytes
 from sizewise.profile.operators import WorkCounter, is_recurrent, moves_only, recurrent_steps, unfused
 
-__all__ = ["FAMILIES", "Operator", "operators_of", "total_uncounted"]
+__all__ = ["FAMILIES", "Operator", "module_path", "operators_of", "total_uncounted"]
 
 _LOOKUPS = ("embedding", "embedding_bag")
 FAMILIES = ("conv", "pointwise", "depthwise", "matmul", "recurrent", "memory")
@@ -79,7 +79,7 @@ def operators_of(program: ExportedProgram) -> tuple[Operator, ...]:
     Raises:
         UnsupportedModel: the size of a tensor depends on the data, so that nothing can be counted ahead.
     """
-    graph, inputs = inlined(program), input_nodes(program)
+    graph, inputs = inlined(program)
     _check_sizes(graph)
     live = live_bytes(graph, inputs)
     constants = {n.name for n in graph.nodes if n.op in ("placeholder", "get_attr") and n.name not in inputs}
@@ -95,7 +95,7 @@ def operators_of(program: ExportedProgram) -> tuple[Operator, ...]:
             if node.target is operator.getitem:
                 continue
             if (before := _folds_into(node, constants, hosts)) is not None:
-                hosts[node.name] = hosts.get(before.name, _module_path(before)[0])
+                hosts[node.name] = hosts.get(before.name, module_path(before)[0])
             found.append(_operator(node, constants, live[node.name], hosts.get(node.name)))
     return tuple(found)
 
@@ -104,7 +104,8 @@ def _check_sizes(graph: Graph) -> None:
     for node in graph.nodes:
         for leaf in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(leaf, Tensor) and not all(isinstance(size, int) for size in leaf.shape):
-                raise UnsupportedModel("the size of a tensor depends on the data", where=node.name, got=f"{_kind(node)} gives {tuple(leaf.shape)}")
+                got = f"a size depends on the data: {_kind(node)} gives {tuple(leaf.shape)}"
+                raise UnsupportedModel("nothing can be counted ahead", where=node.name, got=got)
 
 
 def _silent(node: Node) -> bool:
@@ -114,7 +115,7 @@ def _silent(node: Node) -> bool:
     return not gives and known and (moves_only(_kind(node)) or not node.all_input_nodes)
 
 
-def _module_path(node: Node) -> tuple[str, str]:
+def module_path(node: Node) -> tuple[str, str]:
     """Path and class of the innermost module that the node was traced in."""
     stack = node.meta.get("nn_module_stack") or {}
     path, kind = next(reversed(stack.values()), ("", ""))
@@ -134,7 +135,7 @@ def _moves_constants(node: Node) -> bool:
 
 def _operator(node: Node, constants: set[str], live: int, host: str | None) -> Operator:
     kind = _kind(node)
-    path, module = _module_path(node)
+    path, module = module_path(node)
     sources = node.all_input_nodes
     moved = not is_view(node)
     counter = _count(node) if moved else WorkCounter()
@@ -220,7 +221,8 @@ def _groups(node: Node, kind: str, channels: int, weight: Tensor) -> int:
     if "transpose" not in kind and not (kind.endswith("convolution") and node.args[6]):  # the weight is [out, in / groups, ...]
         return int(channels // weight.shape[1])
     place = 8 if kind.endswith("convolution") else _TRANSPOSED
-    return int(node.args[place]) if len(node.args) > place else 1  # type: ignore[call-overload]
+    groups: Any = node.args[place] if len(node.args) > place else 1
+    return int(groups)
 
 
 def _folds_into(node: Node, constants: Iterable[str], hosts: Mapping[str, str]) -> Node | None:

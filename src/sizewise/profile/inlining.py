@@ -17,11 +17,16 @@ _Context = Callable[[], AbstractContextManager[Any]]
 _REGIONS = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}  # position of the region's body among the arguments
 
 
-def inlined(program: ExportedProgram) -> Graph:
-    """A copy of the program's graph in which every region stands as its operators; nodes keep their `meta`."""
+def inlined(program: ExportedProgram) -> tuple[Graph, frozenset[str]]:
+    """A copy of the program's graph in which every region stands as its operators, and the names of the user's inputs in it.
+
+    Nodes keep their `meta`; a few get other names.
+    """
     graph = Graph()
-    graph.output(_copy(graph, program.graph_module, {}, nullcontext))
-    return graph
+    copies: dict[Node, Any] = {}
+    graph.output(_copy(graph, program.graph_module, copies, nullcontext))
+    given = frozenset(program.graph_signature.user_inputs)
+    return graph, frozenset(copy.name for node, copy in copies.items() if node.op == "placeholder" and node.name in given)
 
 
 def _copy(into: Graph, source: GraphModule, values: dict[Node, Any], context: _Context) -> Any:

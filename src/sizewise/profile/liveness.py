@@ -1,9 +1,9 @@
 """Which activations are alive when: memory that a graph needs when its operators run one after the other.
 
 Storage is taken when an operator writes its output and given back after the last operator that reads it or a view of it.
-Views share their source's storage. A pointwise operator (a normalization with fixed statistics among them) writes over an input
-of the same size that dies there, as the planners of runtimes do. Weights are not counted, nor is scratch space inside an operator. Inputs are alive until they are
-last read; outputs stay alive to the end.
+Views share their source's storage. A pointwise operator (a normalization with fixed statistics among them) writes over an
+input of the same size that dies there, as the planners of runtimes do. Weights are not counted, nor is scratch space inside an
+operator. Inputs are alive until they are last read; outputs stay alive to the end.
 """
 
 import operator
@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
-__all__ = ["input_nodes", "is_mutable", "is_view", "live_bytes", "nbytes"]
+__all__ = ["is_mutable", "is_view", "live_bytes", "nbytes"]
 
 _DROPOUTS = ("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout")
 
@@ -60,11 +59,6 @@ def _keeps(node: Node) -> bool:
     return schema is not None and schema.name.rstrip("_") in _DROPOUTS and not node.args[2]
 
 
-def input_nodes(program: ExportedProgram) -> frozenset[str]:
-    """Names of the placeholders that carry the user's inputs; the others carry weights and constants."""
-    return frozenset(program.graph_signature.user_inputs)  # type: ignore[arg-type]
-
-
 def live_bytes(graph: Graph, inputs: Iterable[str]) -> dict[str, int]:
     """Bytes of activations alive while each operator runs, by node name; `inputs` are the names of the user's inputs."""
     home = _homes(graph, frozenset(inputs))
@@ -75,8 +69,8 @@ def live_bytes(graph: Graph, inputs: Iterable[str]) -> dict[str, int]:
     for index, node in enumerate(graph.nodes):
         if node.op == "output":
             break
-        name = home.get(node.name)
-        if name == node.name:
+        name = str(node.name)
+        if home.get(name) == name:
             size[name] = nbytes(node.meta.get("val"))
             reused = _overwritten(node, home, last, size, index)
             if reused is not None:

@@ -71,7 +71,7 @@ _PER_ELEMENT = {
     "adaptive_max_pool2d": 1,
     "adaptive_max_pool3d": 1,
 }
-_RANDOM = ("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "normal_functional", "bernoulli", "exponential", "uniform")
+_RANDOM = "rand rand_like randn randn_like randint randint_like normal normal_functional bernoulli exponential uniform"
 # the same per element of the output: interpolation mixes this many inputs
 _PER_OUTPUT = {
     "upsample_linear1d": 2,
@@ -83,10 +83,10 @@ _PER_OUTPUT = {
     "polar": 2,
     **dict.fromkeys((f"upsample_nearest{d}d" for d in (1, 2, 3)), 1),
     **dict.fromkeys((f"_upsample_nearest_exact{d}d" for d in (1, 2, 3)), 1),
-    **dict.fromkeys(_RANDOM, 1),
+    **dict.fromkeys(_RANDOM.split(), 1),
 }
 _NORMALIZATIONS = ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "batch_norm")
-_POOLS = frozenset("avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices".split())
+_POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
 _RECURRENT = ("gru", "lstm", "rnn_tanh", "rnn_relu")
 
 
@@ -136,12 +136,12 @@ def _products(packet: Any, name: str, args: Any, kwargs: Any, out: Any) -> int |
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2
     if name in ("mv", "dot", "vdot"):
-        return int(args[0].numel())
+        return _numel(args[0])
     if name in ("addmv", "addbmm"):  # the first argument is what the product is added to
-        return int(args[1].numel()) * (int(args[2].shape[-1]) if name == "addbmm" else 1)
+        return _numel(args[1]) * (int(args[2].shape[-1]) if name == "addbmm" else 1)
     if name == "_trilinear":  # of a bilinear layer: for every output a matrix [A, B] between [rows, A] and [rows, B]
         left, weight, right = args[:3]
-        return int(left.shape[0]) * (int(weight.numel()) + int(weight.shape[0]) * int(right.shape[-1]))
+        return int(left.shape[0]) * (_numel(weight) + int(weight.shape[0] * right.shape[-1]))
     return None
 
 
@@ -165,11 +165,11 @@ def _scalars(func: Any, name: str, args: Any, out: Any) -> int | None:
         training = next((arg for arg in args if isinstance(arg, bool)), False)
         return (4 if training else 2) * _numel(args)
     if name in ("_embedding_bag", "_embedding_bag_forward_only"):
-        return int(args[1].numel()) * int(args[0].shape[-1])
+        return _numel(args[1]) * int(args[0].shape[-1])
     if name in _POOLS:
         window = args[1] if isinstance(args[1], list | tuple) else [args[1]]
         spatial = int(name.split("pool")[1][0])
-        return _numel(out[0] if isinstance(out, tuple) else out) * prod(window) ** (spatial if len(window) == 1 else 1)
+        return _numel(out[0] if isinstance(out, tuple) else out) * int(prod(window) ** (spatial if len(window) == 1 else 1))
     if torch.Tag.reduction in func.tags or name in ("max", "min") or base in ("mean", "sum"):
         return max(_numel(args), _numel(out))
     if torch.Tag.pointwise in func.tags or base in ("copysign", "clamp", "relu", "silu", "addr"):
@@ -188,7 +188,7 @@ def _numel(values: Any) -> int:
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[int, int]:
     """Scores and weighted sum: [.., L, E] x [.., S, E] and [.., L, S] x [.., S, Ev]; softmax over [.., L, S]."""
     try:
-        heads = prod(torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]))
+        heads = prod(torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]))  # type: ignore[no-untyped-call]
     except RuntimeError:  # grouped: every head of the keys serves several of the queries
         heads = prod(query.shape[:-2])
     scores = heads * query.shape[-2] * key.shape[-2]
@@ -212,7 +212,7 @@ def _recurrent_weights(args: Any) -> tuple[Any, bool]:
     return args[3 if packed else 2], packed
 
 
-def _cell(x: Tensor, state: Any, w_ih: Tensor, w_hh: Tensor, *_: Any, **__: Any) -> tuple[int, int]:
+def _cell(x: Tensor, _: Any, w_ih: Tensor, w_hh: Tensor, *__: Any, **___: Any) -> tuple[int, int]:
     """One step of one layer."""
     rows = x.shape[0] if x.ndim == 2 else 1
     return rows * (w_ih.numel() + w_hh.numel()), 2 * rows * w_ih.shape[0]
@@ -237,7 +237,7 @@ def recurrent_steps(name: str, args: Any) -> int:
     _, packed = _recurrent_weights(args)
     layers, bidirectional = (args[5], args[8]) if packed else (args[4], args[7])
     time = args[1].shape[0] if packed else args[0].shape[1 if args[8] else 0]
-    return int(time) * layers * (2 if bidirectional else 1)
+    return int(time * layers * (2 if bidirectional else 1))
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What an advice record says, in words: the sentences that terminal and page share."""
 
+from dataclasses import replace
+
 from sizewise.advice import AdviceRecord, Curve, ScaleAdvice, Shrunk
 from sizewise.report import _costs as costs
 from sizewise.report import _format as fmt
@@ -40,6 +42,8 @@ def headline(record: AdviceRecord) -> str:
         return f"{record.recommended} is recommended"
     if record.safe is not None:
         return f"undecided; {record.safe} is safe"
+    if record.undecided:
+        return "undecided"
     return "no recommendation" if record.best is not None else "costs only, no recommendation"
 
 
@@ -105,8 +109,9 @@ def shrunk_limits(record: AdviceRecord, scale: ScaleAdvice) -> str:
 
 def shrunk_sentence(shrunk: Shrunk) -> str:
     """What shrinking would make of a scale, with the factors."""
-    latency = f"latency {fmt.interval(shrunk.latency_s, format_seconds)}, {shrunk.latency_factor:.2f} times the float latency"
-    return f"{latency}; size {format_bytes(shrunk.size_bytes)} (predicted), {shrunk.size_factor:.2f} times the float weights"
+    latency = fmt.interval(replace(shrunk.latency_s, how="measured"), format_seconds)  # the last word says that it is not
+    size = format_bytes(shrunk.size_bytes)
+    return f"latency {latency} ({shrunk.latency_factor:.2f} times), size {size} ({shrunk.size_factor:.2f} times), predicted"
 
 
 def shrunk_sources(record: AdviceRecord) -> tuple[str, ...]:

@@ -26,11 +26,11 @@ def layer_bars(cost: Cost, *, by: costs.By | None = None, count: int = 12, label
     widest = max([share for _, share in top.rows] + [top.rest_share]) or 1.0
     share = f"Share {top.what}"
     timed = ("Latency",) if top.by == "latency" else ()
-    head = ("Layer", "Class", "Family", share, _BAR, "MACs", "Parameters", "Written", *timed)
+    head = ("Layer", share, _BAR, "Class", "Family", "MACs", "Parameters", "Written", *timed)
     rows = [_row(layer, part, widest, timed=bool(timed)) for layer, part in top.rows]
     if top.rest:
         more = fmt.plural(top.rest, "more layer")
-        rows.append((more, "", "", fmt.portion(top.rest_share), _bar(top.rest_share / widest), "", "", *([""] * (1 + len(timed)))))
+        rows.append((more, fmt.portion(top.rest_share), _bar(top.rest_share / widest), *([""] * (len(head) - 3))))
     drawn = table(head, rows, numbers=(share, "MACs", "Parameters", "Written", "Latency"), label=f"Layers {label}".strip())
     whole = costs.families(cost, top.by)
     return join((paragraph(f"By family: {whole}.", class_="soft"), drawn)) if whole else drawn
@@ -39,10 +39,10 @@ def layer_bars(cost: Cost, *, by: costs.By | None = None, count: int = 12, label
 def _row(layer: LayerCost, share: float, widest: float, *, timed: bool) -> tuple[object, ...]:
     return (
         costs.layer_name(layer),
-        layer.kind,
-        layer.family,
         fmt.portion(share),
         _bar(share / widest),
+        layer.kind,
+        layer.family,
         format_count(layer.macs),
         format_count(layer.params),
         format_bytes(layer.activation_bytes),
@@ -51,4 +51,6 @@ def _row(layer: LayerCost, share: float, widest: float, *, timed: bool) -> tuple
 
 
 def _bar(part: float) -> Html:
+    if part <= 0:
+        return Html("")
     return tag("div", class_="bar", style=f"width: {100 * part:.1f}%", aria_hidden="true")

@@ -124,10 +124,11 @@ p { margin: 6px 0; max-width: 95ch; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 12px; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; vertical-align: bottom; }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; min-width: 8em; }
 .number { text-align: right; white-space: nowrap; }
 td.text { min-width: 9em; } td.text:nth-child(n+5):last-child { min-width: 18em; }
 thead th.number { white-space: normal; }
+td:has(> .bar) { min-width: 15em; }
 tr.marked > * { background: var(--mark); }
 tr.marked th { font-weight: 700; }
 .proved { color: var(--good); font-weight: 600; } .undecided { color: var(--open); font-weight: 600; }

@@ -22,12 +22,14 @@ def draw(record: AdviceRecord) -> Html | None:
         return None
     figure = go.Figure()
     for index, scale in trained:
-        figure.add_traces(_traces(record, scale, plots.colour(index), plots.symbol(index // plots.COLOURS)))
+        figure.add_traces(
+            _traces(record, scale, plots.colour(index), plots.symbol(index // plots.COLOURS), _aside(index, len(record.scales)))
+        )
     figure.add_traces(_legend())
     scales = [scale for _, scale in trained]
     ends = plots.span([math.log10(n) for scale in scales for n in _examples(scale)]), plots.span([q for s in scales for q in _qualities(s)])
     y = plots.quality_axis(record.metric, ends[1]) | {"title": html.escape(record.metric)}
-    plots.arrange(figure, plots.log_axis("training examples", ends[0], lambda n: f"{n:,.0f}"), y)
+    plots.arrange(figure, plots.log_axis("training examples", ends[0], lambda n: f"{n:,.0f}"), y, height=580)
     if record.sizes:
         _mark_all(figure, record.sizes[-1])
     return plots.in_plot(figure, "curves")
@@ -52,20 +54,30 @@ def _qualities(scale: ScaleAdvice) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def _traces(record: AdviceRecord, scale: ScaleAdvice, colour: str, symbol: str) -> list[Any]:
-    common = {"legendgroup": scale.name, "name": html.escape(scale.name)}
+def _aside(index: int, count: int) -> float:
+    """A factor on the examples, of a tenth over all scales, that sets their markers apart where they were trained on the same numbers."""
+    return float(1.1 ** (index / (count - 1) - 0.5)) if count > 1 else 1.0
+
+
+def _traces(record: AdviceRecord, scale: ScaleAdvice, colour: str, symbol: str, aside: float) -> list[Any]:
+    common = {"legendgroup": html.escape(scale.name), "name": html.escape(scale.name)}
     filled = {"color": colour, "symbol": symbol, "size": 8, "line": {"color": "#fff", "width": 0.8}}
     hollow = {"color": colour, "symbol": f"{symbol}-open", "size": 7, "opacity": 0.8}
-    band = list(_band(scale))
-    seen = sum(b.quality.how == "measured" for b in band)
     return [
-        *([_shade(band, colour, common)] if band else []),
-        _line(band[:seen], {"color": colour, "width": 2}, common),
-        # from the last measured one on, so that the line has no hole
-        _line(band[max(seen - 1, 0) :], {"color": colour, "width": 2, "dash": "dash"}, common),
-        _dots(record, scale, "train", hollow, common),
-        _dots(record, scale, "validation", filled, common | {"showlegend": True}),
+        *_fitted(_band(scale), colour, common),
+        _dots(record, scale, "train", aside, hollow, common),
+        _dots(record, scale, "validation", aside, filled, common | {"showlegend": True}),
     ]
+
+
+def _fitted(band: Sequence[BandPoint], colour: str, common: dict[str, Any]) -> list[Any]:
+    """The curve, dashed from the last measured point on, so that it has no hole; its band behind it."""
+    if not band:
+        return []
+    seen = sum(b.quality.how == "measured" for b in band)
+    solid: dict[str, Any] = {"color": colour, "width": 2}
+    parts = (_line(band[:seen], solid, common), _line(band[max(seen - 1, 0) :], solid | {"dash": "dash"}, common))
+    return [_shade(band, colour, common), *parts]
 
 
 def _shade(band: Sequence[BandPoint], colour: str, common: dict[str, Any]) -> Any:
@@ -73,7 +85,7 @@ def _shade(band: Sequence[BandPoint], colour: str, common: dict[str, Any]) -> An
     xs = [b.examples for b in band]
     ys = [b.quality.low for b in band] + [b.quality.high for b in reversed(band)]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    look = {"fill": "toself", "fillcolor": f"rgba({red},{green},{blue},0.13)", "line": {"width": 0}}
+    look = {"fill": "toself", "fillcolor": f"rgba({red},{green},{blue},0.11)", "line": {"width": 0}}
     return go.Scatter(x=[*xs, *reversed(xs)], y=ys, mode="lines", hoverinfo="skip", **(common | {"showlegend": False} | look))
 
 
@@ -82,10 +94,10 @@ def _line(band: Sequence[BandPoint], line: dict[str, Any], common: dict[str, Any
     return go.Scatter(x=xs, y=ys, mode="lines", line=line, hoverinfo="skip", **(common | {"showlegend": False}))
 
 
-def _dots(record: AdviceRecord, scale: ScaleAdvice, split: str, marker: dict[str, Any], common: dict[str, Any]) -> Any:
+def _dots(record: AdviceRecord, scale: ScaleAdvice, split: str, aside: float, marker: dict[str, Any], common: dict[str, Any]) -> Any:
     points = [(p, getattr(p, split)) for p in _points(scale) if math.isfinite(getattr(p, split))]
     hover = [_hover(record, scale, p, f"{split} {fmt.quality_value(value, record.metric)}") for p, value in points]
-    xs, ys = [p.examples for p, _ in points], [value for _, value in points]
+    xs, ys = [aside * p.examples for p, _ in points], [value for _, value in points]
     options: dict[str, Any] = {"showlegend": False, "hoverinfo": "text", "hovertext": hover, "marker": marker} | common
     return go.Scatter(x=xs, y=ys, mode="markers", **options)
 

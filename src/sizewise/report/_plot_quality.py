@@ -43,8 +43,7 @@ def draw(record: AdviceRecord, axis: Axis) -> tuple[Html, tuple[str, ...]] | Non
     markers = _markers(record, axis)
     if not markers:
         return None
-    figure = go.Figure([_trace(*marker, record) for marker in markers])
-    figure.add_traces(_star(record, markers))
+    figure = go.Figure([*_star(record, markers), *(_trace(*marker, record) for marker in markers)])
     if any(quality.how == "predicted" for *_, quality in markers):
         figure.add_traces(plots.legend_marks([("quality predicted by the curve", _look(plots.GREY, predicted=True))]))
     ends = (
@@ -98,10 +97,10 @@ def _hover(record: AdviceRecord, scale: ScaleAdvice) -> str:
 
 
 def _star(record: AdviceRecord, markers: Sequence[Marker]) -> list[Any]:
-    """On the scale that the decision names."""
+    """Behind the scale that the decision names, so that its colour stays in sight."""
     name, word = (record.recommended, "recommended") if record.recommended is not None else (record.safe, "safe")
     return [
-        _scatter([cost], [quality], name=word, marker=plots.STAR, hovertext=[_hover(record, scale)])
+        _scatter([cost], [quality], name=word, marker=plots.STAR | {"size": 30}, hovertext=[_hover(record, scale)])
         for _, scale, cost, quality in markers
         if scale.name == name
     ]

@@ -26,10 +26,10 @@ def draw(record: AdviceRecord) -> tuple[Html, tuple[str, ...]] | None:
     spots = [spot for scale in record.scales for spot in _spots(scale)]
     if rates is None or not spots:
         return None
-    roofs = _roofs(rates, record.scales)
+    roofs, peak = _roofs(rates, record.scales), rates.peak_macs_per_s["float32"]
     ends = (
-        plots.span([math.log10(x) for x, _ in spots] + [math.log10(max(roofs.values()) / rates.bandwidth_bytes_per_s)]),
-        plots.span([math.log10(y) for y in (*(y for _, y in spots), *roofs.values())]),
+        plots.span([math.log10(x) for x, _ in spots] + [math.log10(peak / rates.bandwidth_bytes_per_s)]),
+        plots.span([math.log10(y) for y in (*(y for _, y in spots), *roofs.values(), peak)]),
     )
     figure = go.Figure(_lines(rates, roofs, ends[0]))
     for index, scale in enumerate(record.scales):
@@ -50,7 +50,8 @@ def _spot(cost: Cost | LayerCost) -> Spot | None:
 
 
 def _spots(scale: ScaleAdvice) -> list[Spot]:
-    return [spot for cost in (scale.profile, *scale.profile.layers) if (spot := _spot(cost))]
+    found = [_spot(scale.profile), *map(_spot, scale.profile.layers)]
+    return [spot for spot in found if spot]
 
 
 def _roofs(rates: Rates, scales: Iterable[ScaleAdvice]) -> dict[str, float]:
@@ -62,16 +63,14 @@ def _roofs(rates: Rates, scales: Iterable[ScaleAdvice]) -> dict[str, float]:
 
 
 def _lines(rates: Rates, roofs: dict[str, float], ends: tuple[float, float]) -> list[Any]:
-    """Two slopes up to the highest roof, and the flat roofs from the cache's slope to the right edge."""
+    """Two slopes up to the peak, the peak, and the roofs of families from the cache's slope to the right edge."""
     left, right = (10**end for end in ends)
-    highest = max(roofs.values())
-    slopes = (
-        (f"memory, {format_bytes(rates.bandwidth_bytes_per_s)}/s", rates.bandwidth_bytes_per_s, "solid"),
-        (f"cache, {format_bytes(rates.cache_bandwidth_bytes_per_s)}/s", rates.cache_bandwidth_bytes_per_s, "dash"),
-    )
-    flat = [((max(roof / rates.cache_bandwidth_bytes_per_s, left), right), roof) for roof in roofs.values()]
+    peak, memory, cache = rates.peak_macs_per_s["float32"], rates.bandwidth_bytes_per_s, rates.cache_bandwidth_bytes_per_s
+    flat = [((max(roof / cache, left), right), roof) for roof in roofs.values()]
     return [
-        *(_line([left, highest / slope], [left * slope, highest], name, dash) for name, slope, dash in slopes),
+        _line([left, peak / memory], [left * memory, peak], f"memory, {format_bytes(memory)}/s", "solid"),
+        _line([left, peak / cache], [left * cache, peak], f"cache, {format_bytes(cache)}/s", "dash"),
+        _line([max(peak / cache, left), right], [peak, peak], f"peak in float32, {fmt.speed(peak)}", "dot"),
         *(_line(list(xs), [roof, roof], "", "solid") for xs, roof in flat),
     ]
 
@@ -82,26 +81,26 @@ def _line(xs: Sequence[float], ys: Sequence[float], name: str, dash: str) -> Any
 
 
 def _name_roofs(figure: Any, roofs: dict[str, float], ends: tuple[float, float]) -> None:
-    """A name above each roof's right end; roofs too close for two names share one."""
+    """A name above each roof's right end; roofs too close for two names share one, from the highest down."""
     apart = 0.045 * (ends[1] - ends[0])
     groups: list[list[tuple[float, str]]] = []
-    for name, roof in sorted(roofs.items(), key=lambda pair: pair[1]):
+    for name, roof in sorted(roofs.items(), key=lambda pair: -pair[1]):
         at = math.log10(roof)
-        if groups and at - groups[-1][-1][0] < apart:
+        if groups and groups[-1][-1][0] - at < apart:
             groups[-1].append((at, name))
         else:
             groups.append([(at, name)])
+    look = {"showarrow": False, "font": {"color": plots.GREY, "size": 12}, "bgcolor": "rgba(255,255,255,0.75)", "yshift": 2}
     for group in groups:
-        text = html.escape(", ".join(name for _, name in group))
-        look = {"showarrow": False, "font": {"color": plots.GREY, "size": 12}}
-        figure.add_annotation(text=text, xref="paper", x=1, xanchor="right", y=group[-1][0], yanchor="bottom", **look)
+        text = html.escape(" > ".join(name for _, name in group))
+        figure.add_annotation(text=text, xref="paper", x=1, xanchor="right", y=group[0][0], yanchor="bottom", **look)
 
 
 def _traces(scale: ScaleAdvice, index: int) -> list[Any]:
     colour, symbol = plots.colour(index), plots.symbol(index // plots.COLOURS)
     layers = [(layer, spot) for layer in scale.profile.layers if (spot := _spot(layer))]
     whole, place = scale.profile.latency_s, _spot(scale.profile)
-    common = {"legendgroup": scale.name, "name": html.escape(scale.name)}
+    common = {"legendgroup": html.escape(scale.name), "name": html.escape(scale.name)}
     dots = {
         "color": colour,
         "symbol": symbol,

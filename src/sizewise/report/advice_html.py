@@ -1,6 +1,7 @@
 """An advice record as one HTML page that needs no network."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sizewise.advice import AdviceRecord, ScaleAdvice
 from sizewise.report import _advice_story as story
@@ -29,8 +30,9 @@ def render_advice(record: AdviceRecord) -> str:
     """
     sections = (_head, _qualities, _costs, _follows, _against_cost, _curves, _layers, _roofline, _method)
     parts = [build(record) for build in sections]
-    if any("Plotly.newPlot" in part for part in parts):
-        parts.insert(0, plots.plotly_script())
+    first = next((index for index, part in enumerate(parts) if "Plotly.newPlot" in part), None)
+    if first is not None:
+        parts.insert(first, plots.plotly_script())
     return page(f"{record.task}: {story.headline(record)}", *parts)
 
 
@@ -43,8 +45,8 @@ def _head(record: AdviceRecord) -> Html:
         "header",
         tag("h1", f"{record.task}: {story.headline(record)}"),
         paragraph(record.decision, class_="lead"),
-        paragraph(costs.place(record.device, record.runtime).capitalize(), ".", class_="soft"),
-        table(("Decision", ""), rows, label="The decision in parts") if rows else "",
+        paragraph(f"Latencies: {costs.place(record.device, record.runtime)}.", class_="soft"),
+        table(("In short", ""), rows) if rows else "",
         *(paragraph(tag("strong", "Warning: "), warning) for warning in record.warnings),
     )
 
@@ -53,11 +55,14 @@ def _qualities(record: AdviceRecord) -> Html:
     scales = [s for s in story.by_cost(record) if s.validation or s.train or s.status != "costed"]
     if not scales:
         return section("Quality", paragraph("There are no data yet: the figures below are costs only."))
-    head = ("Scale", "Train", "Validation", "Gap", "Behind best", "With twice the data", "Ceiling", "What its errors come from")
+    head = ("Scale", "Train", "Validation", "Gap", "Behind best", _DOUBLE, _CEILING, "Errors")
     rows = [_quality_row(record, scale) for scale in scales]
     note = f"{record.metric.capitalize()}, cheapest scale first; brackets hold intervals. The words are explained at the end of the page."
     drawn = table(head, rows, numbers=head[1:7], marked=_marked(record, scales), label="Quality of every scale")
-    return section("Quality", paragraph(note, class_="soft"), drawn)
+    return section("Quality", paragraph(note, class_="soft"), drawn, _evidence(scales))
+
+
+_DOUBLE, _CEILING = "With twice the data, predicted", "Ceiling, predicted"
 
 
 def _quality_row(record: AdviceRecord, scale: ScaleAdvice) -> tuple[object, ...]:
@@ -68,18 +73,24 @@ def _quality_row(record: AdviceRecord, scale: ScaleAdvice) -> tuple[object, ...]
         _stacked_quality(scale.validation, metric),
         stacked(fmt.drop(scale.gap, metric)),
         "" if scale.name == record.best else stacked(fmt.drop(scale.behind, metric)),
-        _stacked_quality(curve.at_double if curve else None, metric),
-        _stacked_quality(curve.ceiling if curve else None, metric),
+        # the columns' titles say that these are predicted
+        _stacked_quality(replace(curve.at_double, how="measured") if curve else None, metric),
+        _stacked_quality(replace(curve.ceiling, how="measured") if curve else None, metric),
         _errors(scale),
     )
 
 
 def _errors(scale: ScaleAdvice) -> Html:
-    """The diagnosis, the figures behind it, and why there are no more of them."""
-    found = [tag("strong", story.diagnosis(scale))] if scale.diagnosis else []
-    why = [scale.evidence] if scale.evidence else []
-    stopped = [story.status(scale)] if scale.reason or scale.status == "stopped" else []
-    return join((*found, *why, *stopped), Html("<br>"))
+    """The diagnosis, with how often the bootstrap gives it."""
+    word, _, certainty = story.diagnosis(scale).partition(", ")
+    return join((word, tag("span", certainty, class_="interval")))
+
+
+def _evidence(scales: Sequence[ScaleAdvice]) -> Html:
+    """The figures behind each diagnosis, and why some scales have none."""
+    rows = [(scale.name, scale.evidence or story.status(scale)) for scale in scales if scale.evidence or scale.reason]
+    shown = table(("Scale", "What is known of its errors"), rows)
+    return join((tag("h3", "What the errors come from"), shown)) if rows else Html("")
 
 
 def _stacked_quality(figure: Interval | None, metric: str) -> Html:
@@ -105,14 +116,14 @@ def _costs(record: AdviceRecord) -> Html:
     sources = details("Factors of shrinking, as seen elsewhere", bullets(seen)) if seen else Html("")
     note = "The float models, cheapest first. Peak memory is that of activations, without weights."
     drawn = table(head, rows, numbers=head[1:6], marked=_marked(record, scales), label="Cost of every scale")
-    return section("Cost", paragraph(note, class_="soft"), *unfit, drawn, sources, _uncounted(scales))
+    return section("Cost", paragraph(note, class_="soft"), *unfit, drawn, sources, _remarks(scales))
 
 
 def _cost_row(record: AdviceRecord, scale: ScaleAdvice) -> tuple[object, ...]:
     _, *figures, latency = story.cost_row(scale)
     limits: object = story.broken(record, scale.breaks)
     if scale.profile.misfits:
-        limits = join((tag("span", "cannot run there", class_="refused"), limits), Html("<br>"))
+        limits = join((tag("span", "cannot run there", class_="refused"), f"; {limits}"))
     return (_name(record, scale), *figures, stacked(latency), limits, _shrunk(record, scale))
 
 
@@ -123,9 +134,12 @@ def _shrunk(record: AdviceRecord, scale: ScaleAdvice) -> Html:
     return join((f"limits broken: {story.shrunk_limits(record, scale)}", figures))
 
 
-def _uncounted(scales: Sequence[ScaleAdvice]) -> Html:
-    rows = [f"{s.name}, not counted: {costs.uncounted(s.profile)}" for s in scales if s.profile.uncounted]
-    return bullets([*rows, *(f"{s.name}: {note}" for s in scales for note in s.profile.notes)])
+def _remarks(scales: Sequence[ScaleAdvice]) -> Html:
+    """What was not counted, and what profiling noted."""
+    left = {s.name: costs.uncounted(s.profile) for s in scales}
+    said = {s.name: "; ".join([*([f"not counted: {left[s.name]}"] if left[s.name] else []), *s.profile.notes]) for s in scales}
+    rows = [f"{name}: {text}" for name, text in said.items() if text]
+    return details("Remarks on the counts", bullets(rows)) if rows else Html("")
 
 
 def _follows(record: AdviceRecord) -> Html:
@@ -154,8 +168,8 @@ def _curves(record: AdviceRecord) -> Html:
     if drawn is None:
         return section("Learning curves", paragraph("Not drawn: nothing was trained on parts of the data."))
     caption = (
-        "Every marker is one training: filled on validation, hollow on its own training examples. Lines are fitted to validation; "
-        "dashed beyond the data trained on. A click on a name in the legend hides that scale."
+        "Every marker is one training: filled on validation, hollow on its own training examples; scales are set apart a little. Lines "
+        "are fitted to validation, dashed beyond the data trained on. A click on a name in the legend hides that scale."
     )
     missing = [s.name for s in record.scales if s.curve is None and s.points]
     remark = (f"No curve, since it needs three numbers of examples: {', '.join(missing)}.",) if missing else ()
@@ -177,10 +191,11 @@ def _roofline(record: AdviceRecord) -> Html:
     if drawn is None:
         return section("Roofline", paragraph("Not drawn: the speed of the device or the latency of the scales is not known."))
     caption = (
-        "What the device attains at most: left of the slopes' ends bytes are the limit, right of them arithmetic, for each family of "
-        "layers. Markers are what layers attain, the larger the more of the time they take; far below a roof, time goes elsewhere."
+        "Left of where a slope meets a roof, bytes are the limit; right of it, arithmetic. A family's roof is the share of the peak that "
+        "its kernels reach as a rule, so that a layer can lie above it. Markers are what layers attain, the larger the more of the time "
+        "they take; far below their roof, time goes elsewhere."
     )
-    predicted = " Latencies are predicted by this very roofline, so that markers below it show the overhead of each operator."
+    predicted = " Latencies are predicted by this very roofline: what markers are below it is the overhead of each operator."
     return section("Roofline", plot_figure(*drawn, caption + (predicted if any(map(_predicted, record.scales)) else "")))
 
 
@@ -197,7 +212,7 @@ def _method(record: AdviceRecord) -> Html:
     facts: list[tuple[str, object]] = [
         ("Device", f"{device.title} ({device.name}), {costs.accuracy_of(device)}"),
         *((name.capitalize(), value) for name, value in device.machine.items()),
-        ("Sources", "; ".join(device.sources)),
+        ("Sources", bullets(device.sources)),
         ("Runtime", record.runtime),
         ("Run", f"{record.created}, took {format_seconds(record.seconds)}"),
         ("Sizewise", record.version),

@@ -20,12 +20,12 @@ Place = tuple[str, int]  # module path, and the how-manieth operator of that mod
 
 
 def name_by_module(graph: Any) -> None:
-    """Name every node, and every value that it makes, after the module it came from.
+    """Name every node, and every value that it makes (outputs of the model too), after the module it came from.
 
     The runtime's optimizer names fused kernels after one of the nodes or outputs they replace, so both carry the path.
     Must run before the exporter's metadata is stripped.
     """
-    inputs, outputs = {i.name for i in graph.input}, {o.name for o in graph.output}
+    inputs = {i.name for i in graph.input}
     renamed: dict[str, str] = {}
     turns: dict[str, list[str]] = {}
     for index, node in enumerate(graph.node):
@@ -36,11 +36,13 @@ def name_by_module(graph: Any) -> None:
         label = f"<{path}#{seen.index(operator)}>{_MARK}{index}"
         node.name = label
         for place, name in enumerate(node.output):
-            if name and name not in inputs | outputs:
+            if name and name not in inputs:
                 renamed[name] = f"{label}.{place}"
     for node in graph.node:
         for field in (node.input, node.output):
             field[:] = [renamed.get(name, name) for name in field]
+    for output in graph.output:
+        output.name = renamed.get(output.name, output.name)
     del graph.value_info[:]
 
 

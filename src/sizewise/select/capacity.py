@@ -17,7 +17,7 @@ from scipy import stats
 from sizewise.advice import Diagnosis
 from sizewise.types import Interval
 
-__all__ = ["Choice", "Figures", "choose", "diagnose", "shortfall"]
+__all__ = ["Choice", "Figures", "SeedNoise", "choose", "diagnose", "shortfall"]
 
 CONFIDENCE = 0.9  # two-sided; a bound against the tolerance errs one time in twenty
 Errors = Float[ndarray, "seeds examples"]
@@ -75,7 +75,45 @@ def diagnose(scales: Mapping[str, Figures], tolerance: float, order: Sequence[st
     return found  # type: ignore[return-value]
 
 
-def shortfall(best: Errors, other: Errors, seed_variance: float, freedom: int, confidence: float = CONFIDENCE) -> tuple[Interval, float]:
+@dataclass(frozen=True)
+class SeedNoise:
+    """How much a training's mean error varies with the seed, learned from all scales together.
+
+    Attributes:
+        coefficient: the variance itself, or for shares its ratio to e (1 - e): trainings that err rarely also differ rarely,
+            and a poor scale's noise must not be taken for a good one's.
+        share: errors are shares of 1.
+        freedom: degrees of freedom behind it; 0 where every scale has one seed, and nothing is known.
+    """
+
+    coefficient: float
+    share: bool
+    freedom: int
+
+    @classmethod
+    def of(cls, finals: Sequence[Errors], *, share: bool) -> "SeedNoise":
+        """Pool over scales; those with one seed tell nothing."""
+        total, freedom = 0.0, 0
+        for matrix in finals:
+            means = matrix.mean(1)
+            total += float(((means - means.mean()) ** 2).sum()) / _spread(means.mean(), matrix.shape[1], share=share)
+            freedom += len(means) - 1
+        return cls(total / freedom if freedom else 0.0, share, freedom)
+
+    def variance(self, errors: Errors) -> float:
+        """Of one training's mean error."""
+        return self.coefficient * _spread(float(errors.mean()), errors.shape[1], share=self.share)
+
+
+def _spread(error: float, examples: int, *, share: bool) -> float:
+    if not share:
+        return 1.0
+    least = 1 / (examples + 2)  # no error seen is not no error
+    inside = min(max(error, least), 1 - least)
+    return inside * (1 - inside)
+
+
+def shortfall(best: Errors, other: Errors, noise: SeedNoise, confidence: float = CONFIDENCE) -> tuple[Interval, float]:
     """How much worse `other` is than `best` in expectation over trainings and examples, paired by example.
 
     The mean difference varies with the examples (paired, each averaged over seeds) and with the trainings' seeds. The
@@ -85,8 +123,7 @@ def shortfall(best: Errors, other: Errors, seed_variance: float, freedom: int, c
     Args:
         best: errors of the best scale.
         other: of another one, on the same examples.
-        seed_variance: of a training's mean error under another seed, pooled over scales.
-        freedom: degrees of freedom behind `seed_variance`.
+        noise: between seeds.
         confidence: two-sided.
 
     Returns:
@@ -95,14 +132,14 @@ def shortfall(best: Errors, other: Errors, seed_variance: float, freedom: int, c
     difference = other.mean(0) - best.mean(0)
     n = len(difference)
     by_example = float(difference.var(ddof=1)) / n if n > 1 else math.inf
-    by_seed = seed_variance * (1 / len(best) + 1 / len(other))
+    by_seed = noise.variance(best) / len(best) + noise.variance(other) / len(other)
     total = by_example + by_seed
     if not math.isfinite(total):
         half = 1e300
     elif total == 0:
         half = 0.0
     else:
-        parts = by_example**2 / (n - 1) + (by_seed**2 / freedom if freedom else 0.0)
+        parts = by_example**2 / (n - 1) + (by_seed**2 / noise.freedom if noise.freedom else 0.0)
         half = float(stats.t.ppf(0.5 + confidence / 2, max(total**2 / parts, 1.0))) * math.sqrt(total) if parts else 0.0
     value = float(difference.mean())
     return Interval(value=value, low=value - half, high=value + half, n=n, confidence=confidence), by_example

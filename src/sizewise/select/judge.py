@@ -15,12 +15,12 @@ from numpy import ndarray
 from scipy import stats
 
 from sizewise.advice import BandPoint, Curve, Diagnosis, Point
-from sizewise.select.capacity import CONFIDENCE, Choice, Figures, choose, diagnose, shortfall
+from sizewise.select.capacity import CONFIDENCE, Choice, Figures, SeedNoise, choose, diagnose, shortfall
 from sizewise.select.errors_of import ErrorScale
 from sizewise.select.learning_curve import fit_power_laws
 from sizewise.types import How, Interval
 
-__all__ = ["Evidence", "Judged", "Ruling", "judge_scales", "pooled_seed_variance", "what_decides"]
+__all__ = ["Evidence", "Judged", "Ruling", "judge_scales", "what_decides"]
 
 DRAWS = 400
 BAND_POINTS = 25
@@ -63,14 +63,14 @@ class Ruling:
         best: the smallest error on validation at all examples.
         choice: among the scales that were allowed.
         by_example: part of the variance of each scale's `behind` that more seeds would not remove.
-        seed_variance: of a training's mean error under another seed.
+        by_seed: of each scale, the part that one seed each for it and the best would leave.
     """
 
     scales: dict[str, Judged]
     best: str
     choice: Choice
     by_example: dict[str, float]
-    seed_variance: float
+    by_seed: dict[str, float]
 
 
 def judge_scales(
@@ -96,25 +96,19 @@ def judge_scales(
     draws = {name: _Draws.of(found, errors, _weights(evidence, seed), seed + i) for i, (name, found) in enumerate(evidence.items())}
     finals = {name: errors.error(found.scores[found.final]) for name, found in evidence.items() if found.final is not None}
     best = min(finals, key=lambda name: (float(finals[name].mean()), order.index(name)))
-    variance, freedom = pooled_seed_variance(list(finals.values()))
+    noise = SeedNoise.of(list(finals.values()), share=errors.kind == "share")
     behind: dict[str, Interval] = {}
     by_example: dict[str, float] = {}
+    by_seed = {name: noise.variance(finals[best]) + noise.variance(matrix) for name, matrix in finals.items()}
     for name, matrix in finals.items():
         if name == best:
             behind[name] = Interval(value=0.0, low=0.0, high=0.0, n=matrix.shape[1], confidence=CONFIDENCE)
         else:
-            behind[name], by_example[name] = shortfall(finals[best], matrix, variance, freedom)
+            behind[name], by_example[name] = shortfall(finals[best], matrix, noise)
     diagnoses = _diagnoses(draws, finals, errors.least, total, tolerance, order)
     scales = {name: _judged(found, draws[name], errors, total, behind.get(name), diagnoses.get(name)) for name, found in evidence.items()}
     choice = choose(behind, tolerance, [name for name in order if name in allowed])
-    return Ruling(scales, best, choice, by_example, variance)
-
-
-def pooled_seed_variance(finals: Sequence[Float[ndarray, "seeds examples"]]) -> tuple[float, int]:
-    """Variance of a training's mean error under another seed, over all scales together, and its degrees of freedom."""
-    means = [matrix.mean(1) for matrix in finals if len(matrix) > 1]
-    freedom = sum(len(m) - 1 for m in means)
-    return (float(sum(((m - m.mean()) ** 2).sum() for m in means) / freedom) if freedom else 0.0), freedom
+    return Ruling(scales, best, choice, by_example, by_seed)
 
 
 def what_decides(ruling: Ruling, name: str, tolerance: float, seeds: int) -> tuple[int | None, int | None]:
@@ -129,7 +123,7 @@ def what_decides(ruling: Ruling, name: str, tolerance: float, seeds: int) -> tup
     if distance <= 1e-12 or name not in ruling.by_example:
         return None, None
     allowed = (distance / float(stats.norm.ppf(0.5 + CONFIDENCE / 2))) ** 2
-    fixed, by_seed = ruling.by_example[name], 2 * ruling.seed_variance
+    fixed, by_seed = ruling.by_example[name], ruling.by_seed[name]
     more_seeds = math.ceil(by_seed / (allowed - fixed)) if by_seed and allowed > fixed else None
     left = allowed - by_seed / seeds
     more_examples = math.ceil(figure.n * fixed / left) if left > 0 and fixed else None

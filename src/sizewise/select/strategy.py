@@ -18,19 +18,27 @@ def strategy(record: AdviceRecord) -> tuple[Strategy, ...]:
 
 def _cannot_run(record: AdviceRecord) -> Iterator[Strategy]:
     for scale in record.scales:
-        if scale.profile.misfits:
-            yield Strategy(advice=f"Leave {scale.name} out on {record.device.title}.", because="; ".join(scale.profile.misfits))
+        left = _misfits(scale)
+        if left:
+            yield Strategy(advice=f"Leave {scale.name} out on {record.device.title}.", because="; ".join(left))
+        elif scale.profile.misfits:
+            yield Strategy(advice=f"{scale.name} needs int8 to run there at all.", because="; ".join(scale.profile.misfits))
+
+
+def _misfits(scale: ScaleAdvice) -> tuple[str, ...]:
+    """What keeps a scale from the device however it is shrunk."""
+    return scale.shrunk.misfits if scale.shrunk is not None else scale.profile.misfits
 
 
 def _fits(record: AdviceRecord) -> Iterator[Strategy]:
     if record.budget.latency_s is None and record.budget.size_bytes is None and record.budget.memory_bytes is None:
         return
-    scales = [scale for scale in record.scales if not scale.profile.misfits]
-    as_is = [scale.name for scale in scales if not scale.breaks]
+    scales = [scale for scale in record.scales if not _misfits(scale)]
+    as_is = [scale for scale in scales if not (scale.breaks or scale.profile.misfits)]
     shrunk = [scale for scale in scales if scale.breaks and scale.shrunk is not None and not scale.shrunk.breaks]
     never = [scale for scale in scales if scale.shrunk is not None and scale.shrunk.breaks]
     if as_is:
-        yield Strategy(advice=f"Within the limits as they are: {', '.join(as_is)}.", because=_figures([s for s in scales if not s.breaks]))
+        yield Strategy(advice=f"Within the limits as they are: {', '.join(s.name for s in as_is)}.", because=_figures(as_is))
     if shrunk:
         yield Strategy(
             advice=f"Plan to shrink, else outside the limits: {', '.join(scale.name for scale in shrunk)}.",
@@ -88,7 +96,7 @@ def _batch(record: AdviceRecord) -> Iterator[Strategy]:
     rows = [
         f"{s.name} {s.profile.batch / s.profile.latency_s.value:,.0f} examples per second"
         for s in record.scales
-        if s.profile.latency_s is not None and not s.profile.misfits
+        if s.profile.latency_s is not None and not _misfits(s)
     ]
     if rows:
         yield Strategy(advice="Choose by examples per second, not by the latency of one.", because="; ".join(rows))
@@ -136,7 +144,7 @@ def _main(record: AdviceRecord) -> ScaleAdvice | None:
     chosen = record.recommended or record.safe
     if chosen is not None:
         return record.scale(chosen)
-    possible = [s for s in record.scales if not s.profile.misfits and (s.shrunk is None or not s.shrunk.breaks)]
+    possible = [s for s in record.scales if not _misfits(s) and (s.shrunk is None or not s.shrunk.breaks)]
     return max(possible or record.scales, key=lambda s: s.profile.macs, default=None)
 
 

@@ -203,7 +203,7 @@ def build_advice(*, metric: str = "accuracy", task: str = "digits", names: Seque
 
 
 def undecide(record: AdviceRecord) -> AdviceRecord:
-    tiny, small, large = (scale.name for scale in record.scales)
+    small, large = (scale.name for scale in record.scales[1:])
     text = f"undecided whether {small} would do. What would decide {small}: 7 seeds per scale or about 2,100 validation examples"
     return replace(record, recommended=None, safe=large, undecided=(small,), decision=text, more_seeds=7, more_examples=2100)
 
