@@ -19,7 +19,7 @@ class Point:
 
     Attributes:
         examples: it was trained on; 0 for a given model as it is.
-        train: mean score on (a sample of) those examples.
+        train: mean score on (a sample of) those examples, as the train loader gives them; None without train data.
         validation: mean score on the validation split.
         epochs: passes over the examples.
         seconds: of training and scoring.
@@ -27,7 +27,7 @@ class Point:
 
     examples: int
     seed: int
-    train: float
+    train: float | None
     validation: float
     epochs: int
     seconds: float

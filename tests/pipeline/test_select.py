@@ -1,5 +1,6 @@
 """`select` on tiny networks with the null runtime: the record, the choice, resuming, limits and bad input."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from sizewise.errors import PreconditionError, SizewiseError, UsageError
 from sizewise.pipeline import points as points_module
 from sizewise.pipeline.select import select_scale
 from sizewise.pipeline.survey import survey
+from sizewise.pipeline.train import train_module
+from sizewise.pipeline.workers import run_jobs
 from sizewise.tasks.task import Task, Untrained
 from sizewise.testing import NullRuntime
 from sizewise.types import Budget, Device, Rates, from_json, to_json
@@ -81,6 +84,12 @@ def toy(train: int | None = 256, validation: int = 192, **changes: Any) -> Task:
     return Task(**{**arguments, **changes})
 
 
+def toy_with(train: list[tuple[Tensor, Tensor]]) -> Task:
+    task = toy(128)
+    task.train = task.calibration = train
+    return task
+
+
 def run(task: Task, out: Path, budget: Budget | None = None, **options: Any) -> AdviceRecord:
     return select_scale(task, budget, NullRuntime(), out=out, **{"seeds": 2, **options})
 
@@ -143,7 +152,7 @@ def test_figures_agree_with_the_points(finished: tuple[AdviceRecord, Path]) -> N
     for scale in record.scales:
         at_full = [p for p in scale.points if p.examples == 256]
         mean = sum(p.validation for p in at_full) / len(at_full)
-        train = sum(p.train for p in at_full) / len(at_full)
+        train = sum(p.train for p in at_full if p.train is not None) / len(at_full)
         assert scale.validation is not None
         assert scale.train is not None
         assert scale.gap is not None
@@ -172,14 +181,14 @@ def test_the_same_seed_gives_the_same_record(finished: tuple[AdviceRecord, Path]
 def test_the_global_generator_is_left_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    run(toy(128), tmp_path / "out", seeds=1)
+    run(toy(128), tmp_path / "out", seeds=2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_given_modules_are_not_changed(tmp_path: Path) -> None:
     model = mlp(8)().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run(toy(128, models={"a": model}), tmp_path / "out", seeds=1)
+    run(toy(128, models={"a": model}), tmp_path / "out", seeds=2)
     assert model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(before[name], tensor)
@@ -189,21 +198,22 @@ def test_given_modules_are_not_changed(tmp_path: Path) -> None:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Trainings as they happen: where, and under which seed."""
     seen: list[tuple[str, int]] = []
-    plain = points_module.train_module
+    plain = train_module
 
     def counted(model: nn.Module, loader: Any, recipe: Untrained, seed: int, where: str, *rest: Any) -> nn.Module:
         seen.append((where, seed))
         return plain(model, loader, recipe, seed, where, *rest)
 
     monkeypatch.setattr(points_module, "train_module", counted)
+    monkeypatch.setattr("sizewise.pipeline.climb.usable_threads", lambda: 1)  # in this process, where they can be counted
     return seen
 
 
 def test_a_finished_run_is_not_trained_again(trainings: list[tuple[str, int]], tmp_path: Path) -> None:
-    first = run(toy(128), tmp_path / "out", seeds=1)
+    first = run(toy(128), tmp_path / "out", seeds=2)
     done = len(trainings)
     assert done == sum(len(s.points) for s in first.scales)
-    again = run(toy(128), tmp_path / "out", seeds=1, resume=True)
+    again = run(toy(128), tmp_path / "out", seeds=2, resume=True)
     assert len(trainings) == done
     assert without_times(again) == without_times(first)
 
@@ -215,52 +225,73 @@ class Stop(Exception):
 def test_an_interrupted_run_goes_on_where_it_stopped(
     trainings: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    want = without_times(run(toy(128), tmp_path / "whole", seeds=1))
+    want = without_times(run(toy(128), tmp_path / "whole", seeds=2))
     whole = len(trainings)
     trainings.clear()
-    counted = points_module.train_module
+    counted: Callable[..., nn.Module] = points_module.train_module  # type: ignore[attr-defined]
 
     def stopping(*arguments: Any) -> nn.Module:
         if len(trainings) == 3:
             raise Stop
         return counted(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(points_module, "train_module", stopping)
-        run(toy(128), tmp_path / "out", seeds=1)
-    assert without_times(run(toy(128), tmp_path / "out", seeds=1, resume=True)) == want
+        with pytest.raises(Stop):
+            run(toy(128), tmp_path / "out", seeds=2)
+    assert without_times(run(toy(128), tmp_path / "out", seeds=2, resume=True)) == want
     assert len(trainings) == whole
 
 
 def test_more_seeds_on_resume_train_only_the_new_ones(trainings: list[tuple[str, int]], tmp_path: Path) -> None:
-    run(toy(128), tmp_path / "out", seeds=1, tolerance=1.0)
+    run(toy(128), tmp_path / "out", seeds=2, tolerance=1.0)
     trainings.clear()
-    record = run(toy(128), tmp_path / "out", seeds=2, tolerance=1.0, resume=True)
-    assert {seed for _, seed in trainings} == {1}
-    assert record.seeds == 2
+    record = run(toy(128), tmp_path / "out", seeds=3, tolerance=1.0, resume=True)
+    assert {seed for _, seed in trainings} == {2}
+    assert record.seeds == 3
 
 
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
-    run(toy(128), tmp_path / "out", seeds=1)
+    run(toy(128), tmp_path / "out", seeds=2)
     with pytest.raises(UsageError, match="another run"):
-        run(toy(128, name="other"), tmp_path / "out", seeds=1, resume=True)
+        run(toy(128, name="other"), tmp_path / "out", seeds=2, resume=True)
     with pytest.raises(UsageError, match="not empty"):
-        run(toy(128), tmp_path / "out", seeds=1)
+        run(toy(128), tmp_path / "out", seeds=2)
 
 
 def test_different_training_data_is_another_run(tmp_path: Path) -> None:
-    run(toy(128, calibration=data(32, 9)), tmp_path / "out", seeds=1)
+    run(toy(128, calibration=data(32, 9)), tmp_path / "out", seeds=2)
     with pytest.raises(UsageError, match="another run"):
-        run(toy(256, calibration=data(32, 9)), tmp_path / "out", seeds=1, resume=True)
+        run(toy(256, calibration=data(32, 9)), tmp_path / "out", seeds=2, resume=True)
 
 
 def test_other_recipes_are_trained_again(trainings: list[tuple[str, int]], tmp_path: Path) -> None:
     task = toy(128)
-    run(task, tmp_path / "out", seeds=1)
+    run(task, tmp_path / "out", seeds=2)
     trainings.clear()
     task.models = {name: replace(model, epochs=5) for name, model in task.models.items() if isinstance(model, Untrained)}
-    run(task, tmp_path / "out", seeds=1, resume=True)
+    run(task, tmp_path / "out", seeds=2, resume=True)
     assert trainings
+
+
+def test_another_learning_rate_is_trained_again_or_refused(trainings: list[tuple[str, int]], tmp_path: Path) -> None:
+    task = toy(128)
+    run(task, tmp_path / "out", seeds=2)
+    trainings.clear()
+    task.models = {name: replace(model, lr=1e-6) for name, model in task.models.items() if isinstance(model, Untrained)}
+    refused = False
+    try:
+        run(task, tmp_path / "out", seeds=2, resume=True)
+    except UsageError:
+        refused = True
+    assert refused or trainings
+
+
+def test_other_train_labels_are_another_run(tmp_path: Path) -> None:
+    run(toy(128), tmp_path / "out", seeds=2)
+    wrong = [(x, (y + 1) % CLASSES) for x, y in data(128, 0)]
+    with pytest.raises(UsageError, match="another run"):
+        run(toy_with(wrong), tmp_path / "out", seeds=2, resume=True)
 
 
 def test_too_little_data_says_how_much_is_needed(tmp_path: Path) -> None:
@@ -278,7 +309,8 @@ def test_a_metric_that_compares_with_a_reference_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"seeds": 0}, "seeds"), ({"tolerance": "1 furlong"}, "tolerance"), ({"time_limit": "x"}, "time_limit")]
+    ("options", "says"),
+    [({"seeds": 0}, "seeds"), ({"seeds": 1}, "seeds"), ({"tolerance": "1 furlong"}, "tolerance"), ({"time_limit": "x"}, "time_limit")],
 )
 def test_settings_that_cannot_be_meant_are_named(options: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=says):
@@ -290,7 +322,7 @@ def trained(width: int, examples: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = mlp(width)()
-    return points_module.train_module(model, data(examples, 0), Untrained(mlp(width), epochs=10, lr=2e-2), 0, "here")
+    return train_module(model, data(examples, 0), Untrained(mlp(width), epochs=10, lr=2e-2), 0, "here")
 
 
 def test_given_models_without_train_data_are_only_evaluated(trainings: list[tuple[str, int]], tmp_path: Path) -> None:
@@ -317,7 +349,7 @@ def test_untrained_models_without_train_data_are_refused(tmp_path: Path) -> None
 
 def test_a_given_model_is_tuned_where_there_is_train_data_and_kept_as_it_is_where_that_is_better(tmp_path: Path) -> None:
     good = trained(64, 256)
-    record = run(toy(128, models={"good": good}), tmp_path / "out", seeds=1)
+    record = run(toy(128, models={"good": good}), tmp_path / "out", seeds=2)
     scale = record.scale("good")
     assert {p.examples for p in scale.points} == {0, 32, 64, 128}
     as_given = next(p for p in scale.points if p.examples == 0)
@@ -328,14 +360,14 @@ def test_a_given_model_is_tuned_where_there_is_train_data_and_kept_as_it_is_wher
 
 
 def test_a_hopeless_scale_is_stopped_with_its_reason_and_trained_no_further(tmp_path: Path) -> None:
-    models = {name: sizewise.untrained(mlp(width), epochs=12, lr=2e-2) for name, width in (("m", 32), ("l", 64), ("xl", 96))}
+    models = {name: sizewise.untrained(mlp(width), epochs=6, lr=2e-2) for name, width in (("m", 32), ("l", 64), ("xl", 96))}
     models["constant"] = sizewise.untrained(Constant, epochs=2)
-    record = run(toy(512, models=models), tmp_path / "out")
+    record = run(toy(models=models), tmp_path / "out")
     hopeless = record.scale("constant")
     assert hopeless.status == "stopped"
     assert hopeless.reason is not None
     assert "stopped at" in hopeless.reason
-    assert max(p.examples for p in hopeless.points) < 512
+    assert max(p.examples for p in hopeless.points) < 256
     assert hopeless.behind is None
     assert record.recommended != "constant"
     assert "constant" not in record.undecided
@@ -388,7 +420,7 @@ def test_a_model_that_fails_is_named(tmp_path: Path) -> None:
 
 def test_a_loss_is_judged_the_other_way_round(tmp_path: Path) -> None:
     models = {"constant": sizewise.untrained(Constant, epochs=1), "large": sizewise.untrained(mlp(64), epochs=8, lr=2e-2)}
-    record = run(toy(metric="loss", models=models), tmp_path / "out", tolerance=0.05, seeds=1)
+    record = run(toy(metric="loss", models=models), tmp_path / "out", tolerance=0.05, seeds=2)
     assert record.best == "large"
     assert not record.higher_is_better
     behind = record.scale("constant").behind
@@ -399,6 +431,82 @@ def test_a_loss_is_judged_the_other_way_round(tmp_path: Path) -> None:
     assert large.train is not None
     assert large.gap is not None
     assert large.gap.value == pytest.approx(large.validation.value - large.train.value)
+
+
+class Rolled(nn.Module):
+    """Good as given (a large weight gives the class), but every step of tuning teaches it the next class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(FEATURES, CLASSES, bias=False)
+        with torch.no_grad():
+            self.only.weight.zero_()
+            for label in range(CLASSES):
+                self.only.weight[label, 0] = 1e-5 if label % 2 else -1e-5
+                self.only.weight[label, 1] = 1e-5 if label >= 2 else -1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.only(x)
+        return logits.roll(1, dims=1) if self.training else logits
+
+
+def test_a_given_model_that_tuning_spoils_still_counts_as_it_is(tmp_path: Path) -> None:
+    models: dict[str, Any] = {name: sizewise.untrained(mlp(width), epochs=4, lr=2e-2) for name, width in (("m", 32), ("l", 64))}
+    record = run(toy(models={**models, "given": Rolled()}), tmp_path / "out")
+    given = record.scale("given")
+    assert next(p.validation for p in given.points if p.examples == 0) == 1.0
+    assert record.best == "given"
+    assert given.status == "evaluated"
+
+
+def test_training_in_processes_gives_the_same_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    inline = run(toy(128), tmp_path / "inline", seeds=2)
+
+    def two(jobs: Any, job: Any, on_done: Any, *, workers: int) -> None:
+        run_jobs(jobs, job, on_done, workers=2)
+
+    monkeypatch.setattr("sizewise.pipeline.climb.run_jobs", two)
+    assert without_times(run(toy(128), tmp_path / "forked", seeds=2)) == without_times(inline)
+
+
+def test_as_many_trainings_run_side_by_side_as_this_machine_has_cores_for_whatever_the_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    device = Device(name="server", title="server", how="predicted", threads=1000, rates=rates())
+    asked: list[int] = []
+
+    def counting(jobs: Any, job: Any, on_done: Any, *, workers: int) -> None:
+        asked.append(workers)
+        run_jobs(jobs, job, on_done, workers=1)
+
+    monkeypatch.setattr("sizewise.pipeline.select.calibrated", lambda *_, **__: device)
+    monkeypatch.setattr("sizewise.pipeline.climb.run_jobs", counting)
+    run(toy(128), tmp_path / "out", seeds=2)
+    assert max(asked) <= (os.cpu_count() or 1)
+
+
+class Branching(nn.Module):
+    """Cannot be exported: which way it goes depends on the numbers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = mlp(width)()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x) if float(x.sum()) > -1e9 else self.inner(-x)
+        return logits
+
+
+def test_models_that_cannot_be_exported_are_compared_all_the_same(tmp_path: Path) -> None:
+    models = {str(width): sizewise.untrained(lambda width=width: Branching(width), epochs=4, lr=2e-2) for width in (8, 64)}  # type: ignore[misc]
+    record = run(toy(128, models=models), tmp_path / "out", seeds=2, tolerance=1.0)
+    assert record.recommended == "8"
+    assert record.scale("8").profile.latency_s is None
+
+
+def test_a_negative_tolerance_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tolerance"):
+        run(toy(128), tmp_path / "out", tolerance=-0.01)
 
 
 SCENARIO = Scenario(
@@ -413,7 +521,7 @@ SCENARIO = Scenario(
 
 
 def test_the_scenarios_limits_count_where_the_budget_has_none(tmp_path: Path) -> None:
-    record = run(toy(128), tmp_path / "out", Budget(latency="2 s"), scenario=SCENARIO, seeds=1)
+    record = run(toy(128), tmp_path / "out", Budget(latency="2 s"), scenario=SCENARIO, seeds=2)
     assert (record.budget.latency_s, record.budget.size_bytes) == (2.0, 1_000_000)
     assert record.scenario == SCENARIO
 

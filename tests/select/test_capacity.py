@@ -142,7 +142,8 @@ def test_nine_in_ten_intervals_hold_the_truth_for_right_and_wrong() -> None:
 
     def errors(skill: float, difficulty: ndarray, seeds: int) -> ndarray:
         chance = 1 / (1 + np.exp(skill + generator.normal(0, 0.15, (seeds, 1)) - difficulty))
-        return (generator.uniform(size=chance.shape) < chance).astype(float)
+        found: ndarray = (generator.uniform(size=chance.shape) < chance).astype(float)
+        return found
 
     def truth(skill: float) -> float:
         many = generator.normal(0, 2, 2000)

@@ -1,5 +1,7 @@
 """Stopping scales early: only what cannot catch up, never too many; sizes that double."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,9 +31,9 @@ def test_what_is_not_known_counts_for_the_scale() -> None:
 
 
 def test_a_leader_that_may_be_worse_than_it_looks_spares_the_others() -> None:
-    s, l = Progress(0.25, 0.25, 0.0), Progress(0.3, 0.22, 0.0)
-    assert list(hopeless_scales({"s": s, "m": Progress(0.2, 0.2, 0.0), "l": l}, 1, 0.01)) == ["s"]
-    assert hopeless_scales({"s": s, "m": Progress(0.2, 0.2, 0.1), "l": l}, 1, 0.01) == {}
+    small, large = Progress(0.25, 0.25, 0.0), Progress(0.3, 0.22, 0.0)
+    assert list(hopeless_scales({"s": small, "m": Progress(0.2, 0.2, 0.0), "l": large}, 1, 0.01)) == ["s"]
+    assert hopeless_scales({"s": small, "m": Progress(0.2, 0.2, 0.1), "l": large}, 1, 0.01) == {}
 
 
 def test_within_the_tolerance_nothing_is_stopped() -> None:
@@ -72,7 +74,7 @@ def test_sizes_double_up_to_all_examples(examples: int, least: int, most: int) -
     sizes = list(rungs(examples, least, most))
     assert sizes[-1] == examples
     assert 1 <= len(sizes) <= most
-    assert all(small == large // 2 for small, large in zip(sizes[:-1], sizes[1:], strict=True))
+    assert all(small == large // 2 for small, large in itertools.pairwise(sizes))
     assert all(size >= least for size in sizes[:-1])
 
 

@@ -26,7 +26,7 @@ def own(folder: Path, text: str) -> str:
 
 
 def test_there_are_five_ready_scenarios() -> None:
-    assert scenario_names() == ("batch-server", "embedded-speech", "keyword-spotting", "mobile-vision", "offline-text")
+    assert scenario_names() == ("batch-scoring", "embedded-speech", "keyword-spotting", "mobile-vision", "text-classification")
 
 
 @pytest.mark.parametrize("name", scenario_names())
@@ -72,7 +72,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest() -> None:
     ("text", "kind", "says"),
     [
         (GOOD + 'latancy = "50 ms"\n', UnknownName, "did you mean 'latency'"),
-        (GOOD + 'name = "other"\n', UsageError, "name"),
+        (GOOD + 'name = "other"\n', UnknownName, "name"),
         (GOOD + 'batch = "many"\n', UsageError, "$.batch"),
         (GOOD + "batch = 0\n", UsageError, "batch must be at least 1"),
         (GOOD + "examples = 1.5\n", UsageError, "$.examples"),

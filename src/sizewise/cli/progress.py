@@ -74,7 +74,7 @@ class RichProgress:
         if self.task is None:
             return
         self.bar.advance(self.task, units if work is None else work)
-        if self.bar.tasks[0].finished:
+        if self.bar.finished:
             self.stop()
 
     def note(self, line: str) -> None:

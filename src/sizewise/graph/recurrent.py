@@ -25,10 +25,8 @@ def _outputs(x: Tensor, hx: Any, *, bidirectional: bool, batch_first: bool) -> t
     """Empty outputs: the sequence [time, batch, directions * size] and each final state, shaped as the initial one."""
     states = list(hx) if isinstance(hx, list | tuple) else [hx]
     size = states[0].shape[-1] * (2 if bidirectional else 1)
-    if batch_first:  # the layer works time first and gives a transposed view back
-        sequence = x.new_empty(x.shape[1], x.shape[0], size).transpose(0, 1)
-    else:
-        sequence = x.new_empty(*x.shape[:-1], size)
+    # the layer works time first, and gives a transposed view back where the batch comes first
+    sequence = x.new_empty(x.shape[1], x.shape[0], size).transpose(0, 1) if batch_first else x.new_empty(*x.shape[:-1], size)
     return (sequence, *(torch.empty_like(state, memory_format=torch.contiguous_format) for state in states))
 
 

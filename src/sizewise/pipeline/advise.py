@@ -1,5 +1,6 @@
 """One scale's advice: its cost against the budget, before and after shrinking, and what its trainings say."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from sizewise.advice import ScaleAdvice
@@ -10,7 +11,7 @@ from sizewise.select.judge import Evidence, Ruling
 from sizewise.select.shrinkage import shrunk
 from sizewise.types import Budget, Device, Limit, ModelProfile, Violation
 
-__all__ = ["by_cost", "costed", "judged", "reachable"]
+__all__ = ["cheapest_first", "costed", "judged", "reachable"]
 
 
 def costed(profile: ModelProfile, budget: Budget, device: Device) -> ScaleAdvice:
@@ -34,10 +35,16 @@ def _lasting(profile: ModelProfile, device: Device) -> tuple[str, ...]:
     return tuple(reason for reason in profile.misfits if reason not in memory)
 
 
-def by_cost(profile: ModelProfile) -> float:
-    """For sorting: the product of latency and weights, so that halving either counts the same."""
-    latency = profile.latency_s.value if profile.latency_s is not None else float(profile.macs)
-    return latency * max(profile.weight_bytes, 1)
+def cheapest_first(profiles: Iterable[ModelProfile]) -> list[ModelProfile]:
+    """By the product of latency and weights, so that halving either counts the same; by MACs where a latency is not known."""
+    rows = list(profiles)
+    timed = all(p.latency_s is not None for p in rows)
+
+    def cost(profile: ModelProfile) -> float:
+        speed = profile.latency_s.value if timed and profile.latency_s is not None else float(max(profile.macs, 1))
+        return speed * max(profile.weight_bytes, 1)
+
+    return sorted(rows, key=cost)
 
 
 def reachable(scale: ScaleAdvice) -> bool:

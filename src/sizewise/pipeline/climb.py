@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sizewise.devices.loader import usable_threads
 from sizewise.pipeline.points import Job, Points, recipe_for
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.workers import run_jobs
@@ -101,7 +102,7 @@ class Climb:
     def _final(self, scale: str, scores: Mapping[int, np.ndarray]) -> int | None:
         """What stands for the scale: its trainings at the size reached, or the given model as it is where that is no worse."""
         if scale in self.stopped or (self.reached and self.reached not in scores):
-            return None
+            return 0 if 0 in scores else None
         if 0 not in scores or self.reached == 0:
             return self.reached
         sign = 1 if self.setup.task.metric.higher_is_better else -1
@@ -131,12 +132,12 @@ class Climb:
                 self.setup.progress.advance(f"{_label(job)}: known", work=self._work(job))
         if todo:
             self.setup.progress.working(f"training {len({job.scale for job in todo})} scales on {todo[0].examples} examples")
-        run_jobs(sorted(todo, key=self._work, reverse=True), self.points.run, self._finished, workers=self.setup.device.threads)
+        run_jobs(sorted(todo, key=self._work, reverse=True), self.points.run, self._finished, workers=usable_threads())
 
     def _finished(self, job: Job) -> None:
         point, _ = self.points.get(job)
         metric = self.setup.task.metric.name
-        train = "" if math.isnan(point.train) else f" (train {fmt.quality_value(point.train, metric)})"
+        train = "" if point.train is None else f" (train {fmt.quality_value(point.train, metric)})"
         text = f"{metric} {fmt.quality_value(point.validation, metric)}{train}, {format_seconds(point.seconds)}"
         self.setup.progress.advance(f"{_label(job)}: {text}", work=self._work(job))
 

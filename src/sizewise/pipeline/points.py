@@ -1,7 +1,6 @@
 """Points of learning curves: train a scale on so many examples, score it, keep the result; each point is one file."""
 
 import copy
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -107,11 +106,11 @@ class Points:
         model = self.task.build(job.scale, job.seed) if untrained else recipe.factory()
         return train_module(model, self.subsets[job.examples], recipe, job.seed, f"models[{job.scale!r}]")
 
-    def _train_score(self, module: nn.Module, job: Job) -> float:
+    def _train_score(self, module: nn.Module, job: Job) -> float | None:
         """Mean score on the first training examples of the job's subset, as the loader gives them."""
         loader = self.subsets.get(job.examples or max(self.subsets, default=0))
         if loader is None:
-            return math.nan
+            return None
         return float(np.mean(score(module_call(module), Split("train", _Head(loader, TRAIN_SAMPLE)), self.task.metric)))
 
 

@@ -1,5 +1,6 @@
 """Which scale a task needs: train candidates on growing subsets of the data, stop the hopeless, judge the rest."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,13 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from sizewise.advice import AdviceRecord, ScaleAdvice, Scenario
-from sizewise.data.batches import with_batch
+from sizewise.data.batches import batches, digest, examples_in, with_batch
 from sizewise.data.subsets import count_examples, nested_subsets
 from sizewise.devices.loader import load_device
 from sizewise.errors import PreconditionError, UsageError
+from sizewise.evaluate.scoring import module_call
 from sizewise.files import write_bytes, write_text
-from sizewise.pipeline.advise import by_cost, costed, judged, reachable
+from sizewise.graph.trace import eval_copy
+from sizewise.pipeline.advise import cheapest_first, costed, judged, reachable
 from sizewise.pipeline.calibrate import calibrated
 from sizewise.pipeline.climb import Climb
 from sizewise.pipeline.export import find_runtime
@@ -22,7 +28,7 @@ from sizewise.pipeline.profile import profile_models
 from sizewise.pipeline.setup import Setup, fingerprint, make_setup, read_data, version
 from sizewise.pipeline.store import Store
 from sizewise.pipeline.wording import decision
-from sizewise.protocols import Progress, Runtime, Silent
+from sizewise.protocols import Inputs, Progress, Runtime, Silent
 from sizewise.report.advice_html import render_advice
 from sizewise.select.halving import rungs
 from sizewise.select.judge import Ruling, judge_scales, what_decides
@@ -79,8 +85,8 @@ def select_scale(
         UsageError: input that cannot be meant.
         PreconditionError: models or data that cannot be used, or too few examples for a curve.
     """
-    if seeds < 1:
-        raise UsageError("seeds must be at least 1", got=str(seeds))
+    if seeds < (1 if task.train is None else 2):
+        raise UsageError("too few seeds", got=str(seeds), wanted="at least 2: how much trainings differ is part of the answer")
     limit_s = parse_seconds(time_limit, "time_limit") if time_limit is not None else None
     allowed = parse_points(tolerance, "tolerance")
     limits = budget_of(scenario, budget or Budget())
@@ -97,7 +103,8 @@ def _run(setup: Setup, seeds: int, tolerance: float, scenario: Scenario | None) 
     if setup.task.metric.target == "reference":
         raise PreconditionError("a metric that compares with a reference cannot tell which scale is good enough", where="metric")
     data = read_data(setup)
-    identity = fingerprint(setup, {**data, "select": True})
+    _check_trainable(setup.task)
+    identity = fingerprint(setup, {**data, "select": _train_facts(setup)})
     setup.store.identify(identity, setup.task.name)
     sizes = _sizes(setup.task)
     subsets = nested_subsets(setup.task.train, sizes, setup.seed) if setup.task.train is not None else None
@@ -113,6 +120,29 @@ def _run(setup: Setup, seeds: int, tolerance: float, scenario: Scenario | None) 
         ruling = _rule(climb, advice)
     facts = {"fingerprint": identity, "data": data, "scenario": scenario}
     return _record(climb, ruling, advice, facts)
+
+
+def _check_trainable(task: Task) -> None:
+    for scale in task.scales:
+        if task.train is None and task.is_untrained(scale):
+            raise PreconditionError("this candidate is untrained and the task has no train loader", where=f"models[{scale!r}]")
+
+
+def _train_facts(setup: Setup) -> Any:
+    """What points of learning curves rest on besides `fingerprint`: the training examples and how each scale is trained."""
+    task = setup.task
+    hashed, count = hashlib.sha256(), 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setup.seed)
+        for inputs, target in batches(task.train, "train") if task.train is not None else ():
+            digest(inputs, target, hashed)
+            count += examples_in(inputs)
+    recipes = [(scale, task.recipe(scale).lr, _name(task.recipe(scale).loss)) for scale in task.scales if task.is_untrained(scale)]
+    return count, hashed.hexdigest(), recipes
+
+
+def _name(loss: Any) -> str:
+    return getattr(loss, "__qualname__", type(loss).__name__)
 
 
 def _sizes(task: Task) -> Sequence[int]:
@@ -137,11 +167,29 @@ def _sizes(task: Task) -> Sequence[int]:
 
 
 def _profiles(setup: Setup, scenario: Scenario | None) -> dict[str, ModelProfile]:
-    """Every scale's cost on the device, cheapest first."""
+    """Every scale's cost on the device, cheapest first; a model that cannot run at another input size is left out, with a warning.
+
+    Raises:
+        PreconditionError: a model fails at its own input size; says which.
+    """
     example = with_batch(setup.task.example, scenario.batch) if scenario is not None and scenario.batch > 1 else setup.task.example
-    models = {scale: (setup.task.build(scale, setup.seed), example) for scale in setup.task.scales}
-    found = profile_models(models, setup.device, setup.runtime)
-    return {p.name: p for p in sorted(found, key=by_cost)}
+    models: dict[str, tuple[nn.Module, Inputs]] = {}
+    for scale in setup.task.scales:
+        module = setup.task.build(scale, setup.seed)
+        if setup.task.level(scale) is not None and (reason := _fails(module, example)):
+            setup.warnings.append(f"{scale} is left out: {reason}")
+        else:
+            models[scale] = (module, example)
+    return {p.name: p for p in cheapest_first(profile_models(models, setup.device, setup.runtime))}
+
+
+def _fails(module: nn.Module, example: Inputs) -> str | None:
+    """Why the model cannot run on these inputs, or None."""
+    try:
+        module_call(eval_copy(module))(example)
+    except PreconditionError as error:
+        return f"{error.what} ({error.got})"
+    return None
 
 
 def _rule(climb: Climb, advice: Mapping[str, ScaleAdvice]) -> Ruling:

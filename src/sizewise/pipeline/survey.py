@@ -9,7 +9,7 @@ from sizewise.advice import AdviceRecord, Scenario
 from sizewise.devices.loader import load_device
 from sizewise.errors import UsageError
 from sizewise.files import write_bytes, write_text
-from sizewise.pipeline.advise import by_cost, costed, reachable
+from sizewise.pipeline.advise import cheapest_first, costed, reachable
 from sizewise.pipeline.calibrate import calibrated
 from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.profile import profile_models
@@ -60,7 +60,7 @@ def survey(
     for spec in scenario.candidates:
         show.working(f"building {spec}")
         models[spec] = open_entry(spec, scenario.batch)[:2]
-    profiles = sorted(profile_models(models, place, found), key=by_cost)
+    profiles = cheapest_first(profile_models(models, place, found))
     scales = tuple(costed(profile, limits, place) for profile in profiles)
     possible = [scale.name for scale in scales if reachable(scale)]
     some = f"{', '.join(possible)} can run there and keep the limits, some only after shrinking" if possible else "no candidate can"

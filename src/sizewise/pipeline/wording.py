@@ -52,7 +52,9 @@ def decision(ruling: Ruling, scales: Sequence[ScaleAdvice], allowed: Sequence[st
         return f"no scale that can keep the budget's cost limits is within {limit} of {ruling.best}; nearest is {_nearest(ruling, reach)}"
     names = ", ".join(choice.undecided)
     text = f"undecided whether {names} would do: the bands overlap the limit of {limit}"
-    if choice.safe:
+    if choice.safe == ruling.best:
+        text += f" of {choice.safe}, which is the best and safe to take"
+    elif choice.safe:
         text += f"; {choice.safe} is the smallest that is known to be within it of {ruling.best}"
     return f"{text}. {_needed(ruling, tolerance, seeds)}"
 
@@ -70,11 +72,10 @@ def _needed(ruling: Ruling, tolerance: float, seeds: int) -> str:
 
 def _saving(mine: ScaleAdvice, theirs: ScaleAdvice) -> str:
     a, b = mine.profile, theirs.profile
-    assert a.latency_s is not None
-    assert b.latency_s is not None
-    faster = fmt.times(b.latency_s.value / a.latency_s.value, "faster", "slower")
-    smaller = fmt.times(b.weight_bytes / a.weight_bytes, "smaller", "larger")
-    return f"and {faster}, {smaller}"
+    smaller = fmt.times(b.weight_bytes / max(a.weight_bytes, 1), "smaller", "larger")
+    if a.latency_s is None or b.latency_s is None:
+        return f"and {smaller}"
+    return f"and {fmt.times(b.latency_s.value / a.latency_s.value, 'faster', 'slower')}, {smaller}"
 
 
 def _nearest(ruling: Ruling, names: Sequence[str]) -> str:

@@ -85,6 +85,8 @@ def _work(job: Any, run: Callable[[Any], None], pipe: Connection) -> None:
         pass
     except SizewiseError as error:
         pipe.send_bytes(json.dumps({"kind": type(error).__name__, **_fields(error)}).encode())
+    except OSError as error:  # a full disk has an answer of its own at the top
+        pipe.send_bytes(json.dumps({"kind": "OSError", "errno": error.errno, "text": error.strerror, "file": error.filename}).encode())
     except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to hear of it
         pipe.send_bytes(json.dumps({"kind": "InternalError", "what": f"{type(error).__name__}: {error}"}).encode())
 
@@ -105,7 +107,10 @@ def _finish(ended: _Running) -> None:
             "a training process died", got=f"exit code {code}", hint="memory may have run out: fewer threads, smaller batches"
         )
     if said:
-        kind = getattr(errors, said.pop("kind"))
+        name = said.pop("kind")
+        if name == "OSError":
+            raise OSError(said["errno"], said["text"], said["file"])
+        kind = getattr(errors, name, SizewiseError)
         error = kind.__new__(kind)
         SizewiseError.__init__(error, **said)
         raise error

@@ -85,7 +85,7 @@ def operators_of(program: ExportedProgram) -> tuple[Operator, ...]:
     constants = {n.name for n in graph.nodes if n.op in ("placeholder", "get_attr") and n.name not in inputs}
     hosts: dict[str, str] = {}
     found = []
-    with unfused():
+    with unfused(), torch.no_grad():
         for node in graph.nodes:
             if node.op != "call_function" or _silent(node):
                 continue

@@ -19,6 +19,8 @@ __all__ = ["is_mutable", "is_view", "live_bytes", "nbytes"]
 
 _DROPOUTS = ("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout")
 
+_POINTWISE = ("aten::hardswish", "aten::prelu", "aten::log_sigmoid", "aten::floor_divide")  # torch does not tag them
+
 
 def nbytes(value: Any) -> int:
     """Bytes of every tensor in a value."""
@@ -120,6 +122,7 @@ def _overwritten(node: Node, home: dict[str, str], last: dict[str, int], size: d
 
 
 def _pointwise(node: Node) -> bool:
-    if getattr(node.target, "_overloadpacket", None) is torch.ops.aten.batch_norm:
+    name = getattr(getattr(node.target, "_schema", None), "name", "")
+    if name == "aten::batch_norm":
         return not node.args[5]  # with fixed statistics
-    return torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return name in _POINTWISE or torch.Tag.pointwise in getattr(node.target, "tags", ())

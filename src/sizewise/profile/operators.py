@@ -44,6 +44,7 @@ _PER_ELEMENT = {
     "native_group_norm": 4,
     "_fused_rms_norm": 3,
     "_softmax": 3,  # exponential, sum, division
+    "_safe_softmax": 3,
     "_log_softmax": 3,
     "hardswish": 1,
     "prelu": 1,

@@ -50,7 +50,7 @@ def _examples(scale: ScaleAdvice) -> Iterable[int]:
 
 def _qualities(scale: ScaleAdvice) -> list[float]:
     # the band's ends are left to themselves, since a wide one would squeeze everything else
-    values = (*(q for p in _points(scale) for q in (p.validation, p.train)), *(b.quality.value for b in _band(scale)))
+    values = (*(q for p in _points(scale) for q in (p.validation, p.train) if q is not None), *(b.quality.value for b in _band(scale)))
     return [value for value in values if math.isfinite(value)]
 
 

@@ -113,7 +113,9 @@ def _spread(error: float, examples: int, *, share: bool) -> float:
     return inside * (1 - inside)
 
 
-def shortfall(best: Errors, other: Errors, noise: SeedNoise, confidence: float = CONFIDENCE) -> tuple[Interval, float]:
+def shortfall(
+    best: Errors, other: Errors, noise: SeedNoise, confidence: float = CONFIDENCE, trained: tuple[bool, bool] = (True, True)
+) -> tuple[Interval, float]:
     """How much worse `other` is than `best` in expectation over trainings and examples, paired by example.
 
     The mean difference varies with the examples (paired, each averaged over seeds) and with the trainings' seeds. The
@@ -125,6 +127,7 @@ def shortfall(best: Errors, other: Errors, noise: SeedNoise, confidence: float =
         other: of another one, on the same examples.
         noise: between seeds.
         confidence: two-sided.
+        trained: whether each was trained here; a given model has no other seed.
 
     Returns:
         the interval, and the part of its variance that more seeds would not remove.
@@ -132,7 +135,7 @@ def shortfall(best: Errors, other: Errors, noise: SeedNoise, confidence: float =
     difference = other.mean(0) - best.mean(0)
     n = len(difference)
     by_example = float(difference.var(ddof=1)) / n if n > 1 else math.inf
-    by_seed = noise.variance(best) / len(best) + noise.variance(other) / len(other)
+    by_seed = sum(noise.variance(errors) / len(errors) for errors, seeded in zip((best, other), trained, strict=True) if seeded)
     total = by_example + by_seed
     if not math.isfinite(total):
         half = 1e300

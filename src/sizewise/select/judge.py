@@ -99,12 +99,14 @@ def judge_scales(
     noise = SeedNoise.of(list(finals.values()), share=errors.kind == "share")
     behind: dict[str, Interval] = {}
     by_example: dict[str, float] = {}
-    by_seed = {name: noise.variance(finals[best]) + noise.variance(matrix) for name, matrix in finals.items()}
+    trained = {name: bool(found.final) for name, found in evidence.items()}
+    own = {name: noise.variance(matrix) if trained[name] else 0.0 for name, matrix in finals.items()}
+    by_seed = {name: own[best] + own[name] for name in finals}
     for name, matrix in finals.items():
         if name == best:
             behind[name] = Interval(value=0.0, low=0.0, high=0.0, n=matrix.shape[1], confidence=CONFIDENCE)
         else:
-            behind[name], by_example[name] = shortfall(finals[best], matrix, noise)
+            behind[name], by_example[name] = shortfall(finals[best], matrix, noise, trained=(trained[best], trained[name]))
     diagnoses = _diagnoses(draws, finals, errors.least, total, tolerance, order)
     scales = {name: _judged(found, draws[name], errors, total, behind.get(name), diagnoses.get(name)) for name, found in evidence.items()}
     choice = choose(behind, tolerance, [name for name in order if name in allowed])
@@ -158,7 +160,7 @@ class _Draws:
         for size, scores in sorted(found.scores.items()):
             picks = generator.integers(0, len(scores), (DRAWS, len(scores)))
             columns[size] = _over_seeds(weights @ errors.error(scores).T, picks)
-            train = errors.error(np.array([p.train for p in found.points if p.examples == size]))
+            train = errors.error(np.array([math.nan if p.train is None else p.train for p in found.points if p.examples == size]))
             trains[size] = _over_seeds(np.broadcast_to(train, (DRAWS, len(train))), picks), float(train.mean())
         sizes = tuple(size for size in columns if size)
         last = found.final if found.final is not None else max(columns)

@@ -48,15 +48,19 @@ def _read(text: str, name: str, where: str) -> Scenario:
         raw: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError("the scenario file is not TOML", where=where, got=str(error)) from error
-    known = [field.name for field in fields(Scenario)]
+    known = [field.name for field in fields(Scenario) if field.name != "name"]
     for key in raw:
         if key not in known:
-            raise UnknownName("field of a scenario", key, [k for k in known if k != "name"], where=where)
+            raise UnknownName("field of a scenario", key, known, where=where)
     try:
         scenario = msgspec.convert({**raw, "name": name}, Scenario)
     except msgspec.ValidationError as error:
         raise UsageError("the scenario file has a field missing or of the wrong kind", where=where, got=str(error)) from error
-    budget_of(scenario, Budget())  # limits that cannot be read are the file's mistake, so they are found here
+    try:
+        budget_of(scenario, Budget())  # limits that cannot be read are the file's mistake, so they are found here
+    except UsageError as error:
+        error.where = where
+        raise
     if not scenario.device.endswith(".toml") and scenario.device not in registry.device_names():
         raise UnknownName("device", scenario.device, registry.device_names(), where=f"{where}, device")
     if scenario.batch < 1:
