@@ -184,9 +184,9 @@ class AdviceRecord:
         sizes: numbers of training examples at which scales were trained, rising.
         tolerance: how much worse than the best a scale may be, in the metric's own unit.
         best: the scale with the best quality at all examples; None without data.
-        recommended: the smallest scale that is within the tolerance, when that is decided.
+        recommended: the smallest scale that is expected to be within the tolerance, when it is known to be.
         safe: the smallest scale that is known to be within the tolerance, whatever is undecided about smaller ones.
-        undecided: smaller scales of which it is not known whether they are within.
+        undecided: smaller scales that are expected to be within, but not known to be.
         decision: the recommendation, or why there is none and what would decide, in words.
         more_seeds: seeds per scale that would decide; None where seeds alone would not or nothing is undecided.
         more_examples: validation examples that would decide; None as above.

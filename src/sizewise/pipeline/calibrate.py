@@ -128,7 +128,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sizewise"
 
 
-def calibrate(runtime: Runtime, threads: int, *, rounds: int = 11) -> Rates:
+def calibrate(runtime: Runtime, threads: int, *, rounds: int = 7) -> Rates:
     """Measure the rates of this machine with `runtime` and that many threads, float32."""
     chains = {f"{name} {i}": chain for name, group in _FAMILIES.items() for i, chain in enumerate(group)} | dict(_OTHERS)
     seconds = _time(chains, runtime, threads, rounds)

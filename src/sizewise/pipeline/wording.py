@@ -1,6 +1,6 @@
 """What `select` found, in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sizewise.advice import Diagnosis, ScaleAdvice
 from sizewise.report import _format as fmt
@@ -36,15 +36,8 @@ def evidence_of(name: str, found: Judged, ruling: Ruling, errors: ErrorScale, me
 def decision(ruling: Ruling, scales: Sequence[ScaleAdvice], allowed: Sequence[str], tolerance: float, metric: str, seeds: int) -> str:
     """The recommendation, or why there is none and what would decide."""
     choice, limit = ruling.choice, fmt.limit_value("max_drop", tolerance, metric)
-    costs = {scale.name: scale for scale in scales}
     if choice.recommended is not None:
-        name = choice.recommended
-        if name == ruling.best:
-            return f"{name}: no cheaper scale is within {limit} of it"
-        behind = ruling.scales[name].behind
-        assert behind is not None
-        figure = fmt.drop(behind, metric)
-        return f"{name}: {figure} behind {ruling.best}, within {limit}, {_saving(costs[name], costs[ruling.best])}"
+        return _recommendation(ruling, {scale.name: scale for scale in scales}, allowed, tolerance, metric)
     reach = [scale.name for scale in scales if scale.name in allowed]
     if not reach:
         return "no scale keeps the budget's cost limits, even after the best shrinking seen at similar layers"
@@ -59,6 +52,20 @@ def decision(ruling: Ruling, scales: Sequence[ScaleAdvice], allowed: Sequence[st
     return f"{text}. {_needed(ruling, tolerance, seeds)}"
 
 
+def _recommendation(ruling: Ruling, costs: Mapping[str, ScaleAdvice], allowed: Sequence[str], tolerance: float, metric: str) -> str:
+    """The scale, what it costs in quality, what it saves, and cheaper ones that are not excluded."""
+    name, limit = ruling.choice.recommended, fmt.limit_value("max_drop", tolerance, metric)
+    assert name is not None
+    text = f"{name}: no cheaper scale is expected to be within {limit} of it"
+    if name != ruling.best:
+        behind = ruling.scales[name].behind
+        text = f"{name}: {fmt.drop(behind, metric)} behind {ruling.best}, within {limit}, {_saving(costs[name], costs[ruling.best])}"
+    cheaper = list(costs)[: list(costs).index(name)]
+    close = [(other, ruling.scales[other].behind) for other in cheaper if other in allowed and other in ruling.scales]
+    not_excluded = [f"{other} ({fmt.drop(found, metric)})" for other, found in close if found is not None and found.low <= tolerance]
+    return f"{text}; cheaper and not excluded, but not expected to be within: {', '.join(not_excluded)}" if not_excluded else text
+
+
 def _needed(ruling: Ruling, tolerance: float, seeds: int) -> str:
     """What would decide the smallest undecided scale, in words."""
     name = ruling.choice.undecided[0]
@@ -66,7 +73,7 @@ def _needed(ruling: Ruling, tolerance: float, seeds: int) -> str:
     ways = [f"{more_seeds} seeds per scale"] if more_seeds and more_seeds > seeds else []
     ways += [f"about {more_examples:,} validation examples"] if more_examples else []
     if not ways:
-        return f"{name} lies on the limit itself: another tolerance would decide, more data hardly"
+        return f"Neither more seeds nor more validation examples alone would decide {name}: both, or another tolerance"
     return f"What would decide {name}: {' or '.join(ways)}"
 
 

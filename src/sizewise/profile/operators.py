@@ -67,6 +67,7 @@ _PER_ELEMENT = {
     "scatter_reduce": 1,
     "index_add": 1,
     "glu": 2,
+    "_weight_norm_interface": 2,
     "_adaptive_avg_pool2d": 1,
     "_adaptive_avg_pool3d": 1,
     "adaptive_max_pool2d": 1,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 
 from sizewise.data.batches import examples_in
 from sizewise.errors import UnsupportedModel, blaming
@@ -60,7 +61,9 @@ def analyse(model: nn.Module, example: Inputs) -> Analysis:
 def _inference(model: nn.Module) -> Iterator[None]:
     """Every module in inference mode, and back; buffers that the model changes while it runs are put back too."""
     modes = {module: module.training for module in model.modules()}
-    buffers = [(module, name, buffer) for module in modes for name, buffer in module._buffers.items() if buffer is not None]
+    buffers = [
+        (module, name, buffer) for module in modes for name, buffer in module._buffers.items() if buffer is not None and not is_lazy(buffer)
+    ]
     before = [(buffer.detach().clone(), _version(buffer)) for _, _, buffer in buffers]
     if not is_graph(model):
         model.eval()

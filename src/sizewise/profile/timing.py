@@ -22,6 +22,8 @@ from sizewise.types import Interval
 
 __all__ = ["Timings", "threads", "time_interleaved"]
 
+THREADED_S = 5e-5  # shorter calls run on one thread
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -55,6 +57,7 @@ def time_interleaved(
     rounds: int = 15,
     block_s: float = 0.01,
     warmup_s: float = 0.05,
+    settle_s: float = 0.1,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timings:
@@ -65,6 +68,9 @@ def time_interleaved(
         rounds: samples per callable.
         block_s: about how long one block of calls lasts; at least three calls.
         warmup_s: about how long each callable runs before anything counts.
+        settle_s: pause before a block of calls that are long enough to use several threads: the threads of the callable
+            before wait actively for more work, and on two cores they halve the speed of whatever comes next for some
+            50 milliseconds.
         seed: of the order within rounds.
         clock: seconds; another one for tests.
 
@@ -73,11 +79,14 @@ def time_interleaved(
     """
     if not calls or rounds < 1:
         raise UsageError("nothing to time", got=f"{len(calls)} callables, {rounds} rounds")
-    count = {name: _block_size(call, block_s, warmup_s, clock) for name, call in calls.items()}
+    spent = {name: _seconds_per_call(call, warmup_s, clock) for name, call in calls.items()}
+    count = {name: max(3, min(1000, round(block_s / max(seconds, 1e-9)))) for name, seconds in spent.items()}
     order = random.Random(seed)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name in order.sample(list(calls), len(calls)):
+            if len(calls) > 1 and spent[name] >= THREADED_S:
+                time.sleep(settle_s)
             # two calls that do not count: the caches and the thread pool still belong to the one before
             for _ in range(2):
                 calls[name]()
@@ -85,13 +94,13 @@ def time_interleaved(
     return Timings({name: np.array(values) for name, values in samples.items()})
 
 
-def _block_size(call: Callable[[], object], block_s: float, warmup_s: float, clock: Callable[[], float]) -> int:
+def _seconds_per_call(call: Callable[[], object], warmup_s: float, clock: Callable[[], float]) -> float:
     begin, spent, calls = clock(), 0.0, 0
     while calls < 3 or (spent < warmup_s and calls < 10_000):
         call()
         calls += 1
         spent = clock() - begin
-    return max(3, min(1000, round(block_s * calls / max(spent, 1e-9))))
+    return spent / calls
 
 
 def _block(call: Callable[[], object], count: int, clock: Callable[[], float]) -> float:

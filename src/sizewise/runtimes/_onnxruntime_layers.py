@@ -38,9 +38,17 @@ def name_by_module(graph: Any) -> None:
         for place, name in enumerate(node.output):
             if name and name not in inputs:
                 renamed[name] = f"{label}.{place}"
+    _rename(graph, renamed)
+
+
+def _rename(graph: Any, renamed: Mapping[str, str]) -> None:
+    """Give values their new names, inside the branches and bodies of the graph's nodes too."""
     for node in graph.node:
         for field in (node.input, node.output):
             field[:] = [renamed.get(name, name) for name in field]
+        for attribute in node.attribute:
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                _rename(inner, renamed)
     for output in graph.output:
         output.name = renamed.get(output.name, output.name)
     del graph.value_info[:]
@@ -59,24 +67,39 @@ def _origin(node: Any) -> tuple[str, str]:
 
 
 def layer_seconds(session: Any, feed: Mapping[str, Any], runs: int, warmup: int) -> dict[Place, float]:
-    """Median seconds per call of every operator's kernels; the session must have been made with profiling on."""
+    """Median seconds per call of every operator's kernels; the session must have been made with profiling on.
+
+    Calls that the session has made before count as warm-up too.
+    """
     for _ in range(warmup + runs):
         session.run(None, feed)
     path = Path(session.end_profiling())
     events = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
-    return _by_module(events, warmup + runs, warmup)
+    calls = sum(event.get("name") == "model_run" for event in events)
+    return _by_module(events, calls, calls - runs)
 
 
 def _by_module(events: Sequence[Mapping[str, Any]], calls: int, warmup: int) -> dict[Place, float]:
     kernels: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            kernels.setdefault(event["name"], []).append(event["dur"] * 1e-6)
+    for event in _outermost(events):
+        kernels.setdefault(event["name"], []).append(event["dur"] * 1e-6)
     total: dict[Place, float] = {}
     for name, seconds in kernels.items():
-        per_call = max(1, round(len(seconds) / calls))  # a kernel inside a loop runs several times
+        per_call = max(1, round(len(seconds) / calls))
         match = _NAME.match(name)
         place = (match["path"], int(match["turn"])) if match else (ELSEWHERE, 0)
         total[place] = total.get(place, 0.0) + per_call * float(np.median(seconds[warmup * per_call :] or seconds))
     return total
+
+
+def _outermost(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Kernels in the order of running, without those inside a branch or loop, whose time is in that of the node around them."""
+    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    kernels.sort(key=lambda event: (event.get("tid", 0), event["ts"], -event["dur"]))
+    found: list[Mapping[str, Any]] = []
+    for event in kernels:
+        around = found[-1] if found else None
+        if around is None or around.get("tid", 0) != event.get("tid", 0) or event["ts"] >= around["ts"] + around["dur"]:
+            found.append(event)
+    return found

@@ -153,9 +153,9 @@ class Choice:
     """Which scale suffices.
 
     Attributes:
-        recommended: the smallest within the tolerance, when every smaller one is known to be outside; else None.
+        recommended: the smallest that is expected to be within the tolerance, when it is known to be; else None.
         safe: the smallest known to be within.
-        undecided: smaller than `safe` (or all, where nothing is safe), of which it is not known.
+        undecided: smaller than `safe` (or all, where nothing is safe) and expected to be within, but not known to be.
     """
 
     recommended: str | None
@@ -164,7 +164,10 @@ class Choice:
 
 
 def choose(behind: Mapping[str, Interval], tolerance: float, order: Sequence[str]) -> Choice:
-    """The smallest scale whose whole interval is within the tolerance, if every smaller one is wholly outside.
+    """The smallest scale whose whole interval is within the tolerance, unless a smaller one's estimate is within, too.
+
+    A smaller scale whose estimate is outside does not stand in the way, even if its interval reaches inside: taking it would
+    more likely than not cost quality, while passing it over can only cost size.
 
     Args:
         behind: per scale, how much worse than the best; the best itself is exactly 0.
@@ -177,6 +180,6 @@ def choose(behind: Mapping[str, Interval], tolerance: float, order: Sequence[str
             continue
         if behind[name].high <= tolerance:
             return Choice(None if undecided else name, name, tuple(undecided))
-        if behind[name].low <= tolerance:
+        if behind[name].value <= tolerance:
             undecided.append(name)
     return Choice(None, None, tuple(undecided))
