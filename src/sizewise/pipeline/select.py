@@ -209,8 +209,13 @@ def _allowed(advice: Mapping[str, ScaleAdvice]) -> list[str]:
 
 
 def _doubtful(climb: Climb, ruling: Ruling) -> list[str]:
-    """Scales that one more seed each may decide between; none when nothing is undecided or everyone has had twice the seeds."""
+    """Scales that one more seed each may decide between; none when nothing is undecided, twice the seeds would not decide it,
+    or everyone has had them.
+    """
     if not ruling.choice.undecided or not climb.reached:
+        return []
+    needed, _ = what_decides(ruling, ruling.choice.undecided[0], climb.tolerance, climb.seeds)
+    if needed is None or needed > 2 * climb.seeds:
         return []
     names = dict.fromkeys([ruling.best, *ruling.choice.undecided, *([ruling.choice.safe] if ruling.choice.safe else [])])
     return [name for name in names if climb.extra.get(name, 0) < climb.seeds and name in climb.racing]
