@@ -223,7 +223,7 @@ task = sizewise.Task(
 def test_select_on_a_task_prints_the_decision_and_where_the_report_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "task.py").write_text(TASK)
-    arguments = ("select", "task.py", "--device", "raspberry_pi_4", "--out", "o", "--seeds", "1")
+    arguments = ("select", "task.py", "--device", "raspberry_pi_4", "--out", "o", "--seeds", "2")
     done = sizewise(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = from_json(AdviceRecord, (tmp_path / "o" / "select.json").read_bytes())

@@ -438,19 +438,20 @@ def test_every_size_is_prepared_shrunk_and_loads_back(tmp_path: Path, monkeypatc
             assert torch.equal(x.call(module), NullRuntime().load(folder / "model.null", threads=1)(x)[0])
 
 
-def test_a_resized_choice_is_a_bundle_that_loads_back(tmp_path: Path) -> None:
+def test_a_resized_candidate_loads_back_from_its_folder(tmp_path: Path) -> None:
     task = _job((4,), labels_at=4, reference="conv@4")
     found = _fit(task, tmp_path / "out")
-    assert found.record.reference == found.chosen.plan.scale == "conv@4"
+    assert found.record.reference == "conv@4"
     own = next(c for c in found.record.candidates if c.plan.scale == "conv@4" and c.plan.label == "float")
     assert own.measured is not None
     assert own.measured.quality.score.value == 1.0, "labels are what the model says of the smaller pictures"
-    module = sizewise.load(found.path, task)
+    folder = found.path / "trials" / own.id
+    module = sizewise.load(folder, task)
     x = Inputs((torch.randn(3, 1, 8, 8),))
     with torch.no_grad():
-        assert torch.equal(x.call(module), NullRuntime().load(found.path / "model.null", threads=1)(x)[0])
+        assert torch.equal(x.call(module), NullRuntime().load(folder / "model.null", threads=1)(x)[0])
     with pytest.raises(UnknownName, match="unknown model 'conv@4'"):
-        sizewise.load(found.path, _job(None))
+        sizewise.load(folder, _job(None))
 
 
 def test_a_model_of_one_size_fails_at_the_others_and_the_rest_is_done(tmp_path: Path) -> None:
