@@ -115,9 +115,14 @@ def calibrated(device: Device, runtime: Runtime, progress: Progress | None = Non
     try:
         rates = from_json(Rates, path.read_bytes(), where=str(path))
     except (OSError, UsageError):
-        (progress or Silent()).note("measuring how fast this machine is, once: about 15 seconds")
+        (progress or Silent()).note("measuring how fast this machine is, once: about half a minute")
         rates = calibrate(runtime, device.threads)
-        write_bytes(path, to_json(rates))
+        try:
+            write_bytes(path, to_json(rates))
+        except OSError as error:
+            (progress or Silent()).note(
+                f"the figures cannot be kept in {path.parent} ({error.strerror}); SIZEWISE_CACHE names another folder"
+            )
     return replace(device, rates=rates)
 
 
