@@ -94,10 +94,10 @@ class Climb:
                 found[scale] = Evidence(points, scores, self._final(scale, scores))
         return found
 
-    def errors(self) -> ErrorScale:
-        """How this run's scores become errors."""
+    def errors(self, evidence: Mapping[str, Evidence]) -> ErrorScale:
+        """How this run's scores become errors; `evidence` is what `self.evidence()` read from the files."""
         higher = self.setup.task.metric.higher_is_better
-        return error_scale((scores for found in self.evidence().values() for scores in found.scores.values()), higher_is_better=higher)
+        return error_scale((scores for found in evidence.values() for scores in found.scores.values()), higher_is_better=higher)
 
     def _final(self, scale: str, scores: Mapping[int, np.ndarray]) -> int | None:
         """What stands for the scale: its trainings at the size reached, or the given model as it is where that is no worse."""
@@ -142,8 +142,9 @@ class Climb:
         self.setup.progress.advance(f"{_label(job)}: {text}", work=self._work(job))
 
     def _halve(self, before: int, now: int) -> None:
-        errors = self.errors()
-        evidence = {scale: found for scale, found in self.evidence().items() if scale in self.racing}
+        everything = self.evidence()
+        errors = self.errors(everything)
+        evidence = {scale: found for scale, found in everything.items() if scale in self.racing}
         noise = SeedNoise.of([errors.error(found.scores[now]) for found in evidence.values()], share=errors.kind == "share")
 
         def progress(found: Evidence) -> Progress:

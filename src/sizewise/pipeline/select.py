@@ -193,9 +193,10 @@ def _fails(module: nn.Module, example: Inputs) -> str | None:
 
 
 def _rule(climb: Climb, advice: Mapping[str, ScaleAdvice]) -> Ruling:
+    evidence = climb.evidence()
     return judge_scales(
-        climb.evidence(),
-        climb.errors(),
+        evidence,
+        climb.errors(evidence),
         order=list(advice),
         allowed=_allowed(advice),
         total=climb.sizes[-1] if climb.sizes else 0,
@@ -222,7 +223,8 @@ def _doubtful(climb: Climb, ruling: Ruling) -> list[str]:
 
 
 def _record(climb: Climb, ruling: Ruling, advice: Mapping[str, ScaleAdvice], facts: dict[str, Any]) -> AdviceRecord:
-    setup, errors, evidence = climb.setup, climb.errors(), climb.evidence()
+    setup, evidence = climb.setup, climb.evidence()
+    errors = climb.errors(evidence)
     metric = setup.task.metric.name
     if climb.sizes and climb.reached < climb.sizes[-1]:
         setup.warnings.append(f"the time limit was reached: judged at {climb.reached} of {climb.sizes[-1]} training examples")
