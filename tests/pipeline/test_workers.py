@@ -53,7 +53,9 @@ def test_one_worker_runs_in_this_process_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_jobs_are_no_work(workers: int) -> None:
-    run_jobs([], nothing, nothing, workers=workers)
+    seen: list[int] = []
+    run_jobs(list[int](), seen.append, seen.append, workers=workers)
+    assert seen == []
 
 
 @forking

@@ -79,18 +79,18 @@ def profile_models(models: Mapping[str, tuple[nn.Module, Inputs]], device: Devic
     if device is None:
         return tuple(_named(analyses[name].cost, name, inputs) for name, (_, inputs) in models.items())
     device = calibrated(device, runtime)
-    costs = _measured(models, analyses, device, runtime) if device.how == "measured" else _predicted(analyses, device)
-    return tuple(_placed(costs[name], analyses[name], name, models[name][1], device) for name in models)
+    predictions = {name: _prediction(found, device) for name, found in analyses.items()}
+    if device.how == "measured":
+        costs = _measured(models, analyses, device, runtime)
+    else:
+        costs = {name: _with_prediction(analyses[name].cost, found) for name, found in predictions.items()}
+    return tuple(_placed(costs[name], analyses[name], predictions[name], name, models[name][1], device) for name in models)
 
 
-def _predicted(analyses: Mapping[str, Analysis], device: Device) -> dict[str, Cost]:
-    return {name: _with_prediction(found, device) for name, found in analyses.items()}
-
-
-def _with_prediction(analysis: Analysis, device: Device) -> Cost:
-    if (found := _prediction(analysis, device)) is not None:
-        return with_predicted(analysis.cost, found)
-    return replace(analysis.cost, notes=(*analysis.cost.notes, "no prediction without the exported graph"))
+def _with_prediction(cost: Cost, prediction: Prediction | None) -> Cost:
+    if prediction is not None:
+        return with_predicted(cost, prediction)
+    return replace(cost, notes=(*cost.notes, "no prediction without the exported graph"))
 
 
 def _prediction(analysis: Analysis, device: Device) -> Prediction | None:
@@ -98,8 +98,7 @@ def _prediction(analysis: Analysis, device: Device) -> Prediction | None:
     return predict(analysis.operators, device.rates) if analysis.operators else None
 
 
-def _placed(cost: Cost, analysis: Analysis, name: str, inputs: Inputs, device: Device) -> ModelProfile:
-    prediction = _prediction(analysis, device)
+def _placed(cost: Cost, analysis: Analysis, prediction: Prediction | None, name: str, inputs: Inputs, device: Device) -> ModelProfile:
     total = prediction.total if prediction is not None else None
     return replace(_named(cost, name, inputs), predicted_s=total, misfits=misfits(cost, analysis.operators, device))
 
