@@ -132,8 +132,8 @@ class Runtime(Protocol):
     scheme: ClassVar["Scheme | None"]
     channel_multiple: ClassVar[int]
 
-    def lower(self, model: "nn.Module", example: Inputs, path: Path) -> "Artefact":
-        """Write one file. Raises UnsupportedModel when the model cannot be exported."""
+    def lower(self, model: "nn.Module", example: Inputs, path: Path, *, named: bool = False) -> "Artefact":
+        """Write one file; `named` keeps in it what `layer_seconds` needs. Raises UnsupportedModel when the model cannot be exported."""
         ...
 
     def load(self, path: Path, *, threads: int) -> Runner:
@@ -144,8 +144,11 @@ class Runtime(Protocol):
         """Peak growth of resident memory, in bytes, of a fresh process that loads and runs the file."""
         ...
 
-    def layer_seconds(self, model: "nn.Module", example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
-        """Seconds per call by module path and how-manieth operator of that module; empty when the runtime cannot tell."""
+    def layer_seconds(self, path: Path, example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
+        """Seconds per call by module path and how-manieth operator of that module; empty when the runtime cannot tell.
+
+        The file is one that was lowered with `named`.
+        """
         ...
 
     def tolerance(self, *, quantized: bool) -> float:

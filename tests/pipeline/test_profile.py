@@ -187,10 +187,10 @@ def test_several_models_are_timed_together_and_come_back_in_order(timed: list[li
 class Refuses(NullRuntime):
     """A runtime that lowers nothing but linear layers."""
 
-    def lower(self, model: nn.Module, example: Inputs, path: Any) -> Any:
+    def lower(self, model: nn.Module, example: Inputs, path: Any, *, named: bool = False) -> Any:
         if not isinstance(model, nn.Linear):
             raise UnsupportedModel("no such kernel")
-        return super().lower(model, example, path)
+        return super().lower(model, example, path, named=named)
 
 
 def test_what_the_runtime_cannot_run_is_timed_in_torch_with_a_note() -> None:

@@ -119,3 +119,28 @@ def test_any_batch_gives_what_single_examples_give(path: Path) -> None:
     whole = runner(Inputs((x,)))[0].numpy()
     single = np.concatenate([runner(Inputs((x[i : i + 1],)))[0].numpy() for i in range(7)])
     assert np.array_equal(whole, single)
+
+
+class Either(torch.nn.Module):
+    """Branches that read the same weights and a value from outside them, as a gate by the input's content does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.a(x)
+        out = torch.cond(x.sum() > 0, lambda h: self.b(h) + hidden, lambda h: torch.sin(h), (hidden,))
+        assert isinstance(out, torch.Tensor)
+        return out
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("named", [False, True])
+def test_a_model_with_branches_runs_as_it_does_in_torch(tmp_path: Path, named: bool) -> None:
+    torch.manual_seed(0)
+    model, path = Either().eval(), tmp_path / "model.onnx"
+    OnnxRuntime().lower(model, Inputs((torch.ones(2, 4),)), path, named=named)
+    runner = OnnxRuntime().load(path, threads=1)
+    for x in (torch.ones(2, 4), -torch.ones(2, 4)):
+        torch.testing.assert_close(runner(Inputs((x,)))[0], model(x))

@@ -95,16 +95,18 @@ MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
+Profiled = tuple[nn.Module, Inputs, dict[tuple[str, int], float]]
+
+
 @pytest.fixture(scope="module", params=list(MODELS))
-def profiled(request: pytest.FixtureRequest) -> tuple[nn.Module, Inputs, dict[tuple[str, int], float]]:
+def profiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Profiled:
     model, shape = MODELS[request.param]
     inputs = Inputs((torch.randn(shape),))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "PROFILE_S", 0.0)
-        return model.eval(), inputs, OnnxRuntime().layer_seconds(model.eval(), inputs, threads=1)
-
-
-Profiled = tuple[nn.Module, Inputs, dict[tuple[str, int], float]]
+        path = tmp_path_factory.mktemp("layers") / "model.onnx"
+        OnnxRuntime().lower(model.eval(), inputs, path, named=True)
+        return model.eval(), inputs, OnnxRuntime().layer_seconds(path, inputs, threads=1)
 
 
 def test_keys_are_paths_of_the_model_or_the_runtime(profiled: Profiled) -> None:

@@ -114,23 +114,22 @@ def _measured(
     """Latency of the files on the runtime, split by its profiler; of the torch module where there is no such file."""
     calls: dict[str, Callable[[], object]] = {}
     failed: dict[str, str] = {}
-    twins = {name: model if is_graph(model) else eval_copy(model) for name, (model, _) in models.items()}
+    kernels: dict[str, dict[tuple[str, int], float]] = {}
     with tempfile.TemporaryDirectory() as folder, threads(device.threads):
-        for index, (name, (_, inputs)) in enumerate(models.items()):
-            path = Path(folder) / f"{index}-{runtime.file_name}"
+        for index, (name, (model, inputs)) in enumerate(models.items()):
+            path, twin = Path(folder) / f"{index}-{runtime.file_name}", model if is_graph(model) else eval_copy(model)
             try:
-                runtime.lower(twins[name], inputs, path)
+                runtime.lower(twin, inputs, path, named=True)
                 calls[name] = runtime.load(path, threads=device.threads).prepare(inputs)
+                kernels[name] = runtime.layer_seconds(path, inputs, threads=device.threads) if analyses[name].operators else {}
             except UnsupportedModel as error:
                 failed[name] = f"{runtime.name} cannot run it ({error.what}): the latency is the torch module's, not split over layers"
-                calls[name] = partial(module_call(twins[name]), inputs)
+                calls[name] = partial(module_call(twin), inputs)
         timed = time_interleaved(calls, rounds=ROUNDS, block_s=0.02)
     costs = {}
-    for name, (_, inputs) in models.items():
-        cost, operators = analyses[name].cost, analyses[name].operators
+    for name, analysis in analyses.items():
         if name in failed:
-            costs[name] = replace(cost, latency_s=timed.latency(name), notes=(*cost.notes, failed[name]))
+            costs[name] = replace(analysis.cost, latency_s=timed.latency(name), notes=(*analysis.cost.notes, failed[name]))
         else:
-            kernels = runtime.layer_seconds(twins[name], inputs, threads=device.threads) if operators else {}
-            costs[name] = with_measured(cost, operators, timed.latency(name), kernels)
+            costs[name] = with_measured(analysis.cost, analysis.operators, timed.latency(name), kernels[name])
     return costs

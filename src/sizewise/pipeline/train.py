@@ -1,7 +1,8 @@
 """Train a candidate that is given as untrained: AdamW under a one-cycle schedule, deterministic under its seed."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from sizewise.data.batches import batches
 from sizewise.errors import PreconditionError, blaming
 from sizewise.evaluate.metrics import primary_output
+from sizewise.protocols import Inputs
 from sizewise.tasks.task import Task, Untrained
 
 __all__ = ["train_module", "train_scale"]
@@ -64,21 +66,50 @@ def train_module(
     loss_of = recipe.loss or _cross_entropy
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.02)
-        total = recipe.epochs * sum(1 for _ in batches(loader, "train"))
+        first, steps = _look(loader)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.02, fused=True)
+        total = recipe.epochs * steps
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=total + 1, cycle_momentum=False)
-        for epoch in range(recipe.epochs):
-            model.train()
-            for inputs, target in batches(loader, "train"):
-                with blaming("training failed", where):
-                    loss = _step(model, inputs, target, loss_of, optimizer)
-                if not math.isfinite(loss):
-                    raise PreconditionError(
-                        "training diverged: the loss is not finite", where=f"{where}, epoch {epoch + 1}", hint="lower lr"
-                    )
-                schedule.step()
-            on_epoch(epoch + 1, recipe.epochs)
+        with _channels_last(model, first):
+            for epoch in range(recipe.epochs):
+                model.train()
+                for inputs, target in batches(loader, "train"):
+                    with blaming("training failed", where):
+                        loss = _step(model, inputs, target, loss_of, optimizer)
+                    if not math.isfinite(loss):
+                        raise PreconditionError(
+                            "training diverged: the loss is not finite", where=f"{where}, epoch {epoch + 1}", hint="lower lr"
+                        )
+                    schedule.step()
+                on_epoch(epoch + 1, recipe.epochs)
     return model.eval()
+
+
+def _look(loader: Iterable[Any]) -> tuple[Inputs | None, int]:
+    """Inputs of the first batch, and how many batches there are."""
+    first, count = None, 0
+    for inputs, _ in batches(loader, "train"):
+        first, count = first or inputs, count + 1
+    return first, count
+
+
+@contextmanager
+def _channels_last(model: nn.Module, inputs: Inputs | None) -> Iterator[None]:
+    """The weights of 2-d convolutions with their channels innermost, which on CPUs trains up to twice as fast, and back.
+
+    Activations follow the weights. A model that cannot run so (it reshapes activations by `view`) stays as it is.
+    """
+    convert = nn.utils.convert_conv2d_weight_memory_format
+    convert(model, torch.channels_last)
+    try:
+        with torch.no_grad():
+            _ = inputs and inputs.call(model.eval())
+    except Exception:  # noqa: BLE001  # if the layout is not to blame, training meets the same error and reports it
+        convert(model, torch.contiguous_format)
+    try:
+        yield
+    finally:
+        convert(model, torch.contiguous_format)
 
 
 def _step(model: nn.Module, inputs: Any, target: Any, loss_of: Callable[[Any, Any], Tensor], optimizer: torch.optim.Optimizer) -> float:

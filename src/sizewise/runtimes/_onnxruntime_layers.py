@@ -3,13 +3,13 @@
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["ELSEWHERE", "layer_seconds", "name_by_module"]
+__all__ = ["ELSEWHERE", "layer_seconds", "name_by_module", "rename", "with_inner"]
 
 ELSEWHERE = "(runtime)"  # kernels of the runtime's own, such as changes of memory layout
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -38,20 +38,27 @@ def name_by_module(graph: Any) -> None:
         for place, name in enumerate(node.output):
             if name and name not in inputs:
                 renamed[name] = f"{label}.{place}"
-    _rename(graph, renamed)
+    rename(graph, renamed)
 
 
-def _rename(graph: Any, renamed: Mapping[str, str]) -> None:
+def rename(graph: Any, renamed: Mapping[str, str]) -> None:
     """Give values their new names, inside the branches and bodies of the graph's nodes too."""
+    for part in with_inner(graph):
+        for node in part.node:
+            for field in (node.input, node.output):
+                field[:] = [renamed.get(name, name) for name in field]
+        for output in part.output:
+            output.name = renamed.get(output.name, output.name)
+        del part.value_info[:]
+
+
+def with_inner(graph: Any) -> Iterator[Any]:
+    """The graph, and the branches and bodies inside its nodes, at any depth."""
+    yield graph
     for node in graph.node:
-        for field in (node.input, node.output):
-            field[:] = [renamed.get(name, name) for name in field]
         for attribute in node.attribute:
             for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                _rename(inner, renamed)
-    for output in graph.output:
-        output.name = renamed.get(output.name, output.name)
-    del graph.value_info[:]
+                yield from with_inner(inner)
 
 
 def _origin(node: Any) -> tuple[str, str]:

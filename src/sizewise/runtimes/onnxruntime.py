@@ -19,7 +19,7 @@ from sizewise.files import replacing, sha256_of
 from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.graph.trace import quiet, tensors_in, trace
 from sizewise.protocols import Inputs
-from sizewise.runtimes._onnxruntime_layers import layer_seconds, name_by_module
+from sizewise.runtimes._onnxruntime_layers import layer_seconds, name_by_module, rename, with_inner
 from sizewise.runtimes._schemes import U8S8
 from sizewise.types import Artefact, Scheme
 
@@ -97,15 +97,21 @@ class OnnxRuntime:
     channel_multiple: ClassVar[int] = 8
     scheme: ClassVar[Scheme | None] = U8S8
 
-    def lower(self, model: nn.Module, example: Inputs, path: Path) -> Artefact:
+    def lower(self, model: nn.Module, example: Inputs, path: Path, *, named: bool = False) -> Artefact:
         """Write one self-contained `.onnx` file.
+
+        Args:
+            model: in inference mode.
+            example: inputs of one call.
+            path: the file to write.
+            named: keep in the file which module every node came from, for `layer_seconds`; half of a small int8 file is names.
 
         Raises:
             UnsupportedModel: torch cannot export it, an operator has no ONNX form, or it is too large for one file.
         """
         traced = trace(model, example)
         proto = _export(traced.program)
-        _simplify(proto)
+        _simplify(proto, named)
         if proto.ByteSize() > _LARGEST:
             raise UnsupportedModel("the model is too large for one ONNX file", got=f"{proto.ByteSize()} bytes", wanted="at most 2 GB")
         with replacing(path) as draft:
@@ -140,20 +146,13 @@ class OnnxRuntime:
             raise InternalError("the memory probe failed", where=str(path), got=done.stderr.strip()[-300:])
         return int(json.loads(done.stdout)["peak_growth_bytes"])
 
-    def layer_seconds(self, model: nn.Module, example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
+    def layer_seconds(self, path: Path, example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
         """Median seconds per call by module path and how-manieth operator of that module, by the runtime's own profiler.
 
-        The profiler slows small kernels down, so the shares are to be trusted more than the seconds.
-
-        Raises:
-            UnsupportedModel: as `lower`.
+        The profiler slows small kernels down, so the shares are to be trusted more than the seconds. The file must have been
+        lowered with `named`; in another one nothing belongs to any module.
         """
-        proto = _export(trace(model, example).program)
-        name_by_module(proto.graph)
-        _means_to_pools(proto.graph)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / self.file_name
-            path.write_bytes(proto.SerializeToString())
             runner = OnnxRunner(path, threads, profile_to=Path(folder) / "layers")
             call = runner.prepare(example)
             begin = time.perf_counter()
@@ -199,33 +198,40 @@ def _export(program: Any) -> Any:
     return exported.model_proto
 
 
-def _simplify(proto: Any) -> None:
+def _simplify(proto: Any, named: bool) -> None:
     """Remove what only debugging needs (stack traces with local paths among it), and pool the way integer kernels do."""
     graph = proto.graph
+    if named:
+        name_by_module(graph)
     _means_to_pools(graph)
-    for item in [proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer]:
+    proto.doc_string = ""
+    del proto.metadata_props[:]
+    for part in with_inner(graph):
+        _strip(part)
+    if not named:
+        for node in graph.node:
+            node.name = ""
+        _shorten_names(graph)
+
+
+def _strip(graph: Any) -> None:
+    for item in [graph, *graph.node, *graph.input, *graph.output, *graph.initializer]:
         item.doc_string = ""
         del item.metadata_props[:]
     del graph.value_info[:]
-    for node in graph.node:
-        node.name = ""
-    _shorten_names(graph)
 
 
 def _shorten_names(graph: Any) -> None:
     """Short names for all but the inputs, "output" or "output_0", … for the outputs: half of a small int8 file is names."""
     fixed = {item.name for item in graph.input}
-    inner = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
-    short = {name: f"_{index:x}" for index, name in enumerate(dict.fromkeys(inner)) if name and name not in fixed}
+    made = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
+    short = {name: f"_{index:x}" for index, name in enumerate(dict.fromkeys(made)) if name and name not in fixed}
     outputs = [o for o in graph.output if o.name in short]
     for index, output in enumerate(outputs):
         short[output.name] = "output" if len(outputs) == 1 else f"output_{index}"
-        output.name = short[output.name]
     for tensor in graph.initializer:
         tensor.name = short.get(tensor.name, tensor.name)
-    for node in graph.node:
-        for field in (node.input, node.output):
-            field[:] = [short.get(name, name) for name in field]
+    rename(graph, short)
 
 
 def _means_to_pools(graph: Any) -> None:
@@ -242,7 +248,8 @@ def _means_to_pools(graph: Any) -> None:
             node.op_type = "GlobalAveragePool"
             del node.input[1:]
             del node.attribute[:]
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    used = {name for part in with_inner(graph) for node in part.node for name in node.input}
+    used |= {output.name for part in with_inner(graph) for output in part.output}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
 

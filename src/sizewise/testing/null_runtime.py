@@ -50,7 +50,7 @@ class NullRuntime:
     channel_multiple: ClassVar[int] = 4
     scheme: ClassVar[Scheme | None] = U8S8
 
-    def lower(self, model: nn.Module, example: Inputs, path: Path) -> Artefact:
+    def lower(self, model: nn.Module, example: Inputs, path: Path, *, named: bool = False) -> Artefact:
         """Keep a copy of the module and write a file that names it."""
         token = uuid4().hex
         _MODULES[token] = eval_copy(model)
@@ -83,7 +83,7 @@ class NullRuntime:
         size: int = json.loads(path.read_text(encoding="utf-8"))["bytes"]
         return size
 
-    def layer_seconds(self, model: nn.Module, example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
+    def layer_seconds(self, path: Path, example: Inputs, *, threads: int) -> dict[tuple[str, int], float]:
         """Nothing: it has no profiler."""
         return {}
 
