@@ -23,6 +23,24 @@ def test_a_scale_that_falls_fast_enough_to_catch_up_stays() -> None:
     assert list(hopeless_scales(scales, 1, 0.01)) == ["late"], "with one doubling left it cannot"
 
 
+def test_where_errors_have_a_least_value_a_doubling_helps_by_the_same_share() -> None:
+    """From 0.8 to 0.6 and on by the same amount would reach 0.2 after two more doublings; by the same share it is 0.34."""
+    scales = {"late": Progress(0.8, 0.6, 0.0), "m": Progress(0.3, 0.2, 0.0), "l": Progress(0.3, 0.22, 0.0)}
+    assert hopeless_scales(scales, 2, 0.01) == {}
+    assert "0.3375 at best" in hopeless_scales(scales, 2, 0.01, least=0.0)["late"]
+    assert hopeless_scales(scales, 2, 0.14, least=0.0) == {}
+
+
+@pytest.mark.parametrize("least", [None, 0.0, 0.05])
+@pytest.mark.parametrize("floor", [0.05, 0.2])
+@pytest.mark.parametrize("power", [0.3, 1.0, 2.0])
+def test_a_power_law_never_ends_below_what_was_said_to_be_its_reach(least: float | None, floor: float, power: float) -> None:
+    errors = [floor + 0.5 * n**-power for n in (1, 2, 4, 8, 16)]
+    for before, now, left in ((0, 1, 3), (1, 2, 2), (2, 3, 1)):
+        scales = {"s": Progress(errors[before], errors[now], 0.0)} | {name: Progress(errors[4], errors[4], 0.0) for name in "ab"}
+        assert "s" not in hopeless_scales(scales, left, 1e-12, least), "it ends where a and b are"
+
+
 def test_what_is_not_known_counts_for_the_scale() -> None:
     sure, unsure = Progress(0.30, 0.30, 0.0), Progress(0.30, 0.30, 0.03)
     others = {"m": Progress(0.3, 0.2, 0.0), "l": Progress(0.3, 0.22, 0.0)}
@@ -62,6 +80,11 @@ def test_the_leader_and_whoever_could_reach_it_are_kept(rows: list[Progress], do
     scales = {str(i): row for i, row in enumerate(rows)}
     found = hopeless_scales(scales, doublings, tolerance)
     best = min(row.now for row in rows)
+    shares = hopeless_scales(scales, doublings, tolerance, least=0.0)
+    for name in shares:
+        p = scales[name]
+        assert p.now > best
+        assert p.now * min(1.0, p.now / max(p.before, 1e-12)) ** doublings > best + tolerance
     for name in found:
         p = scales[name]
         assert p.now > best

@@ -22,6 +22,7 @@ __all__ = ["Climb"]
 
 STEP_MACS = 3e6  # what a training example costs besides its MACs, in MACs: Python and small kernels
 ONE_SIDED = 1.645
+CURVE_SEEDS = 2  # at sizes below the last
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Climb:
         setup: the run.
         points: trains and remembers.
         sizes: numbers of training examples, rising; empty where nothing can be trained.
-        seeds: trainings per scale and size.
+        seeds: trainings per scale at the last size.
         tolerance: in the error's unit.
         profiles: cost per scale, for guessing how long trainings take.
         stopped: scales that were given up, with the reason.
@@ -112,11 +113,13 @@ class Climb:
         return size <= self.reached and all(self.points.find(job) is not None for job in self._jobs(scale, size))
 
     def _jobs(self, scale: str, size: int) -> list[Job]:
-        """One per seed. On fewer examples there are more epochs, by the root of the ratio: as many steps would cost as much as
-        all examples do, and as many epochs would leave small subsets undertrained.
+        """One per seed. On fewer examples two seeds do: they shape the curve, the verdict rests on the last size. There are more
+        epochs on fewer, by the root of the ratio: as many steps would cost as much as all examples do, and as many epochs would
+        leave small subsets undertrained.
         """
         epochs = max(1, round(recipe_for(self.setup.task, scale).epochs * math.sqrt(self.sizes[-1] / size)))
-        seeds = self.seeds + (self.extra.get(scale, 0) if size == self.reached else 0)
+        seeds = self.seeds if size == self.sizes[-1] else min(self.seeds, CURVE_SEEDS)
+        seeds += self.extra.get(scale, 0) if size == self.reached else 0
         return [Job(scale, size, self.setup.seed + i, epochs) for i in range(seeds)]
 
     def _work(self, job: Job) -> float:
@@ -153,7 +156,7 @@ class Climb:
             return Progress(float(was.mean()), float(this.mean()), half)
 
         doublings = math.log2(self.sizes[-1] / now)
-        hopeless = hopeless_scales({scale: progress(found) for scale, found in evidence.items()}, doublings, self.tolerance)
+        hopeless = hopeless_scales({scale: progress(found) for scale, found in evidence.items()}, doublings, self.tolerance, errors.least)
         for scale, reason in hopeless.items():
             self.stopped[scale] = f"stopped at {now} examples: {reason}"
             self._skip(2 * now, [scale], self.stopped[scale])

@@ -73,7 +73,7 @@ def select_scale(
         runtime: a name or a runtime object, for latencies measured here.
         device: name of a device file, or a path to one; the scenario's by default, else this machine.
         out: the run folder, absent or empty unless `resume`; gets `select.json` and `report.html`.
-        seeds: trainings per scale and size.
+        seeds: trainings per scale on all examples; on fewer, at most two.
         tolerance: how much worse than the best a scale may be: "1 %" is one point of the metric; a number is in its unit.
         scenario: the situation it is for; its limits count where `budget` has none.
         resume: go on with an interrupted run in `out`; finished trainings are not repeated.
