@@ -15,6 +15,7 @@ import sizewise
 from sizewise.errors import ParityError, UsageError
 from sizewise.pipeline.apply import apply_plan
 from sizewise.protocols import Context, Inputs
+from sizewise.runtimes import _onnx_registry
 from sizewise.runtimes.onnxruntime import OnnxRuntime
 from sizewise.testing import TinyConv
 from sizewise.types import Plan, Step
@@ -144,3 +145,13 @@ def test_a_model_with_branches_runs_as_it_does_in_torch(tmp_path: Path, named: b
     runner = OnnxRuntime().load(path, threads=1)
     for x in (torch.ones(2, 4), -torch.ones(2, 4)):
         torch.testing.assert_close(runner(Inputs((x,)))[0], model(x))
+
+
+def test_what_is_kept_between_exports_changes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, example = TinyConv().eval(), Inputs((torch.randn(1, 1, 6, 6),))
+    OnnxRuntime().lower(model, example, tmp_path / "first.onnx")
+    OnnxRuntime().lower(model, example, tmp_path / "kept.onnx")
+    monkeypatch.setattr(_onnx_registry, "_PLACE", "torch.onnx.of_another_version")
+    OnnxRuntime().lower(model, example, tmp_path / "anew.onnx")
+    assert (tmp_path / "kept.onnx").read_bytes() == (tmp_path / "anew.onnx").read_bytes() == (tmp_path / "first.onnx").read_bytes()

@@ -19,6 +19,7 @@ from sizewise.files import replacing, sha256_of
 from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.graph.trace import quiet, tensors_in, trace
 from sizewise.protocols import Inputs
+from sizewise.runtimes._onnx_registry import kept_registry
 from sizewise.runtimes._onnxruntime_layers import layer_seconds, name_by_module, rename, with_inner
 from sizewise.runtimes._schemes import U8S8
 from sizewise.types import Artefact, Scheme
@@ -189,7 +190,7 @@ class OnnxRuntime:
 
 def _export(program: Any) -> Any:
     try:
-        with quiet(), recurrent_shapes():
+        with quiet(), recurrent_shapes(), kept_registry():
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
     except torch.onnx.errors.OnnxExporterError as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]

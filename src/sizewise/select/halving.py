@@ -50,7 +50,7 @@ def _reach(p: Progress, doublings: float, least: float | None) -> float:
     if least is None:
         return now - doublings * (max(0.0, p.before - p.now) + p.half)
     left, was = max(0.0, now - least), max(before - least, 1e-12)
-    return least + left * (left / was) ** doublings
+    return least + left * float((left / was) ** doublings)
 
 
 def rungs(examples: int, least: int, most_rungs: int = 4) -> Sequence[int]:
