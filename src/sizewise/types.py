@@ -144,7 +144,7 @@ class LayerCost:
     Attributes:
         path: module path; "" is the model itself.
         kind: the module's class.
-        family: what most of its work is: conv, pointwise, depthwise, matmul, recurrent, or memory (no MACs).
+        family: what most of its work is: conv, conv1d, pointwise, depthwise, matmul, recurrent, or memory (no MACs).
         calls: operators run.
         params: its own parameters; those shared with an earlier layer are counted there.
         macs, weight_bytes, activation_bytes, elementwise, intensity, uncounted: as in `Cost`.
@@ -483,7 +483,8 @@ class Rates:
     Attributes:
         peak_macs_per_s: per dtype ("float32", "float16", "int8"), all threads together.
         efficiency: share of the peak that each family of operators reaches when data is at hand: conv (kernels larger than
-            1x1), pointwise (1x1 convolutions), depthwise, matmul, recurrent.
+            1x1), conv1d (1-d convolutions but depthwise ones, which CPU runtimes have poorer kernels for; a device file without it
+            takes conv's), pointwise (1x1 convolutions), depthwise, matmul, recurrent.
         bandwidth_bytes_per_s: sustained, from main memory.
         cache_bytes: working sets up to this size stay in the cache.
         cache_bandwidth_bytes_per_s: sustained, from the cache.

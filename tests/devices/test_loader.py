@@ -15,7 +15,7 @@ from sizewise.errors import UnknownName, UsageError
 from sizewise.types import Device, Rates, from_json, to_json
 
 DECLARED = tuple(name for name in registry.device_names() if name != "local")
-FAMILIES = {"conv", "pointwise", "depthwise", "matmul", "recurrent"}
+FAMILIES = {"conv", "conv1d", "pointwise", "depthwise", "matmul", "recurrent"}
 
 
 def _rates(name: str) -> Rates:

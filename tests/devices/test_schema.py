@@ -54,7 +54,7 @@ def test_a_whole_file_is_read() -> None:
     rates = found.rates
     assert rates is not None
     assert rates.peak_macs_per_s == {"float32": 5e9, "int8": 10e9}
-    assert rates.efficiency == {"conv": 0.5, "pointwise": 0.4, "depthwise": 0.3, "matmul": 0.2, "recurrent": 1.0}
+    assert rates.efficiency == {"conv": 0.5, "conv1d": 0.5, "pointwise": 0.4, "depthwise": 0.3, "matmul": 0.2, "recurrent": 1.0}
     assert (rates.bandwidth_bytes_per_s, rates.cache_bytes, rates.cache_bandwidth_bytes_per_s) == (3e9, 16, 4e9)
     assert (rates.operator_overhead_s, rates.step_overhead_s, rates.error_factor) == (1e-6, 2e-6, 2)
 
@@ -73,6 +73,12 @@ def test_what_may_be_left_out() -> None:
     rates = _schema.read(half, "x.toml").rates
     assert rates is not None
     assert rates.peak_macs_per_s["float16"] == 7e9
+
+
+def test_one_dimensional_convolutions_may_have_a_share_of_their_own() -> None:
+    own = _schema.read(VALID.replace("[numbers.efficiency]", '[numbers.efficiency]\nconv1d = { value = 0.25, source = "sheet" }'), "x.toml")
+    assert own.rates is not None
+    assert (own.rates.efficiency["conv1d"], own.rates.efficiency["conv"]) == (0.25, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from sizewise.errors import UsageError
 from sizewise.pipeline import calibrate as module
 from sizewise.pipeline.calibrate import cache_folder, calibrate, calibrated
 from sizewise.profile.graph_cost import FAMILIES
@@ -16,7 +18,7 @@ from sizewise.types import Device, Rates, from_json, to_json
 
 RATES = Rates(
     peak_macs_per_s={"float32": 5e9},
-    efficiency={"conv": 1.0, "pointwise": 0.5, "depthwise": 0.1, "matmul": 0.8, "recurrent": 0.2},
+    efficiency={"conv": 1.0, "conv1d": 1.0, "pointwise": 0.5, "depthwise": 0.1, "matmul": 0.8, "recurrent": 0.2},
     bandwidth_bytes_per_s=1e10,
     cache_bytes=1e6,
     cache_bandwidth_bytes_per_s=4e10,
@@ -155,6 +157,22 @@ def test_the_folder_of_kept_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert len(list((tmp_path / "own").iterdir())) == 1
 
 
+@pytest.mark.parametrize("spoilt", [{"efficiency": {}}, {"peak_macs_per_s": {}}, {"bandwidth_bytes_per_s": 0.0}])
+def test_kept_figures_that_predict_nothing_are_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(module, "calibrate", lambda *_: RATES)
+    calibrated(HERE, NullRuntime(), folder=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(to_json(replace(RATES, **spoilt)))
+    assert calibrated(HERE, NullRuntime(), folder=tmp_path).rates == RATES
+
+
+def test_a_device_elsewhere_without_rates_does_not_get_this_machines() -> None:
+    with pytest.raises(UsageError, match="nothing to predict from"):
+        calibrated(Device(name="far", title="far away", how="predicted", threads=1), NullRuntime())
+
+
 # ---- solving for the rates
 
 
@@ -176,7 +194,7 @@ def _machine(monkeypatch: pytest.MonkeyPatch, *, overhead: float, step: float, r
 
 
 def test_the_rates_of_a_machine_that_obeys_the_roofline_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {"conv": 4e10, "pointwise": 3e10, "depthwise": 5e9, "matmul": 2e10, "recurrent": 1e10}
+    rates = {"conv": 4e10, "conv1d": 2.5e10, "pointwise": 3e10, "depthwise": 5e9, "matmul": 2e10, "recurrent": 1e10}
     _machine(monkeypatch, overhead=1e-6, step=2e-6, rates=rates, near=3e10, far=1e10)
     found = calibrate(NullRuntime(), 2)
     assert found.operator_overhead_s == pytest.approx(1e-6)

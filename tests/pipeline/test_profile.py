@@ -22,7 +22,7 @@ from sizewise.types import Cost, Device, ModelProfile, Rates, from_json, to_json
 
 RATES = Rates(
     peak_macs_per_s={"float32": 5e9},
-    efficiency={"conv": 1.0, "pointwise": 0.5, "depthwise": 0.1, "matmul": 0.8, "recurrent": 0.2},
+    efficiency={"conv": 1.0, "conv1d": 1.0, "pointwise": 0.5, "depthwise": 0.1, "matmul": 0.8, "recurrent": 0.2},
     bandwidth_bytes_per_s=1e10,
     cache_bytes=1e6,
     cache_bandwidth_bytes_per_s=4e10,

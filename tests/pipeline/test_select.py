@@ -36,7 +36,7 @@ def _rates(monkeypatch: pytest.MonkeyPatch) -> None:
 def rates() -> Rates:
     return Rates(
         peak_macs_per_s={"float32": 1e9},
-        efficiency={"conv": 0.5, "pointwise": 0.5, "depthwise": 0.5, "matmul": 0.5, "recurrent": 0.5},
+        efficiency={"conv": 0.5, "conv1d": 0.5, "pointwise": 0.5, "depthwise": 0.5, "matmul": 0.5, "recurrent": 0.5},
         bandwidth_bytes_per_s=1e9,
         cache_bytes=1e6,
         cache_bandwidth_bytes_per_s=1e10,

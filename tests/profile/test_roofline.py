@@ -18,7 +18,7 @@ from sizewise.types import Rates
 
 RATES = Rates(
     peak_macs_per_s={"float32": 1e9, "float16": 2e9, "int8": 4e9},
-    efficiency={"conv": 0.8, "pointwise": 0.5, "depthwise": 0.1, "matmul": 0.4, "recurrent": 0.2},
+    efficiency={"conv": 0.8, "conv1d": 0.8, "pointwise": 0.5, "depthwise": 0.1, "matmul": 0.4, "recurrent": 0.2},
     bandwidth_bytes_per_s=1e8,
     cache_bytes=1e6,
     cache_bandwidth_bytes_per_s=1e9,

@@ -155,3 +155,25 @@ def test_what_is_kept_between_exports_changes_no_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(_onnx_registry, "_PLACE", "torch.onnx.of_another_version")
     OnnxRuntime().lower(model, example, tmp_path / "anew.onnx")
     assert (tmp_path / "kept.onnx").read_bytes() == (tmp_path / "anew.onnx").read_bytes() == (tmp_path / "first.onnx").read_bytes()
+
+
+LATE = """
+import sys, torch
+from pathlib import Path
+from sizewise.protocols import Context, Inputs
+from sizewise.runtimes.onnxruntime import OnnxRuntime
+from sizewise.testing import TinyConv
+runtime, example = OnnxRuntime(), Inputs((torch.randn(1, 1, 6, 6),))
+runtime.lower(TinyConv().eval(), example, Path("float.onnx"))
+assert "torchao" not in sys.modules
+from sizewise.pipeline.apply import apply_plan
+from sizewise.types import Plan, Step
+plan = Plan(scale="x", steps=(Step(technique="int8_static"),))
+runtime.lower(apply_plan(TinyConv().eval(), plan, Context(example, [example], runtime.scheme))[0], example, Path("int8.onnx"))
+"""
+
+
+def test_operators_that_are_loaded_after_an_export_are_known_to_the_next(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "int8.onnx").stat().st_size > 0

@@ -51,7 +51,7 @@ class Build:
     def device(**changes: Any) -> Device:
         rates = Rates(
             peak_macs_per_s={"float32": 1e9},
-            efficiency={"conv": 0.5, "pointwise": 0.5, "depthwise": 0.5, "matmul": 0.5, "recurrent": 0.5},
+            efficiency={"conv": 0.5, "conv1d": 0.5, "pointwise": 0.5, "depthwise": 0.5, "matmul": 0.5, "recurrent": 0.5},
             bandwidth_bytes_per_s=1e8,
             cache_bytes=1e6,
             cache_bandwidth_bytes_per_s=1e9,

@@ -27,7 +27,7 @@ _KEYS = {
 }
 _GROUPS = ("peak_macs_per_s", "efficiency")
 _BYTES = ("ram_bytes", "flash_bytes")
-_OPTIONAL = ("flash_bytes", "peak_macs_per_s.float16")
+_OPTIONAL = ("flash_bytes", "peak_macs_per_s.float16", "efficiency.conv1d")
 _REQUIRED = (
     "ram_bytes",
     "bandwidth_bytes_per_s",
@@ -115,7 +115,7 @@ def _declared(table: Mapping[str, Any], common: dict[str, Any], sources: Mapping
     numbers, cited = _numbers(_table(_present(table, "numbers", where), f"{where}, numbers"), sources, where)
     rates = Rates(
         peak_macs_per_s=_group(numbers, "peak_macs_per_s"),
-        efficiency=_group(numbers, "efficiency"),
+        efficiency={"conv1d": numbers["efficiency.conv"], **_group(numbers, "efficiency")},
         **{key: numbers[key] for key in _REQUIRED if "." not in key and key not in _BYTES},
     )
     return DeviceFile(

@@ -25,7 +25,7 @@ from sizewise.types import Device, Rates, from_json, to_json
 
 __all__ = ["cache_folder", "calibrate", "calibrated"]
 
-VERSION = 1  # of the benchmark: kept figures of another one are not used
+VERSION = 2  # of the benchmark: kept figures of another one are not used
 ERROR_FACTOR = 1.6  # bench/roofline.py: nine in ten of the zoo lie within
 _LONG, _SHORT = 200, 40  # steps
 
@@ -70,6 +70,14 @@ def _convolutions(channels: int, side: int, kernel: int, groups: int = 1, length
     return _Chain(build, (1, channels, side, side), length, channels * (channels // groups) * kernel**2 * side**2)
 
 
+def _convolutions_1d(channels: int, steps: int, kernel: int, dilation: int = 1, length: int = 4) -> _Chain:
+    def build() -> nn.Module:
+        padding = dilation * (kernel - 1) // 2
+        return nn.Sequential(*(nn.Conv1d(channels, channels, kernel, padding=padding, dilation=dilation) for _ in range(length)))
+
+    return _Chain(build, (1, channels, steps), length, channels * channels * kernel * steps)
+
+
 def _products(width: int, rows: int, length: int = 3) -> _Chain:
     def build() -> nn.Module:
         return nn.Sequential(*(nn.Linear(width, width) for _ in range(length)))
@@ -83,6 +91,7 @@ def _recurrent(hidden: int, steps: int) -> _Chain:
 
 _FAMILIES: Mapping[str, tuple[_Chain, ...]] = {
     "conv": (_convolutions(16, 32, 3), _convolutions(64, 28, 3), _convolutions(256, 14, 3)),
+    "conv1d": (_convolutions_1d(32, 64, 3, 4), _convolutions_1d(64, 512, 3, 8), _convolutions_1d(128, 2048, 1)),
     "pointwise": (_convolutions(32, 28, 1), _convolutions(128, 28, 1), _convolutions(512, 7, 1)),
     "depthwise": (_convolutions(32, 56, 3, 32), _convolutions(192, 28, 3, 192), _convolutions(576, 14, 3, 576)),
     "matmul": (_products(128, 64), _products(384, 128), _products(768, 128)),
@@ -102,18 +111,25 @@ _OTHERS: Mapping[str, _Chain] = {
 def calibrated(device: Device, runtime: Runtime, progress: Progress | None = None, folder: Path | None = None) -> Device:
     """The device with its rates: declared ones as they are, the local one's from the cache, else measured now and kept.
 
+    Kept figures that nothing can be predicted from are measured anew.
+
     Args:
-        device: any.
+        device: any; one that is not measured brings its rates.
         runtime: whose kernels count.
         progress: told when the micro-benchmark runs.
         folder: of the cache; `cache_folder()` by default.
+
+    Raises:
+        UsageError: a device elsewhere without rates, about which nothing can be predicted.
     """
     if device.rates is not None:
         return device
+    if device.how != "measured":
+        raise UsageError("nothing to predict from", where=f"device {device.name!r}", wanted="Device(..., rates=Rates(...))")
     facts = repr((VERSION, runtime.name, sorted(runtime.versions().items()), device.threads, sorted(device.machine.items())))
     path = (folder or cache_folder()) / f"rates-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
     try:
-        rates = from_json(Rates, path.read_bytes(), where=str(path))
+        rates = _checked(from_json(Rates, path.read_bytes(), where=str(path)))
     except (OSError, UsageError):
         (progress or Silent()).note("measuring how fast this machine is, once: about half a minute")
         rates = calibrate(runtime, device.threads)
@@ -124,6 +140,14 @@ def calibrated(device: Device, runtime: Runtime, progress: Progress | None = Non
                 f"the figures cannot be kept in {path.parent} ({error.strerror}); SIZEWISE_CACHE names another folder"
             )
     return replace(device, rates=rates)
+
+
+def _checked(rates: Rates) -> Rates:
+    """The kept rates, where a prediction can be made of them."""
+    divisors = (*rates.efficiency.values(), rates.bandwidth_bytes_per_s, rates.cache_bandwidth_bytes_per_s, rates.error_factor)
+    if "float32" not in rates.peak_macs_per_s or not set(rates.efficiency) >= set(_FAMILIES) or min(divisors) <= 0:
+        raise UsageError("rates that nothing can be predicted from")
+    return rates
 
 
 def cache_folder() -> Path:

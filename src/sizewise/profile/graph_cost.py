@@ -23,7 +23,7 @@ from sizewise.profile.operators import WorkCounter, is_recurrent, moves_only, re
 __all__ = ["FAMILIES", "Operator", "module_path", "operators_of", "total_uncounted"]
 
 _LOOKUPS = ("embedding", "embedding_bag")
-FAMILIES = ("conv", "pointwise", "depthwise", "matmul", "recurrent", "memory")
+FAMILIES = ("conv", "conv1d", "pointwise", "depthwise", "matmul", "recurrent", "memory")
 _CONVOLUTION = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "_convolution")
 _TRANSPOSED = 6  # position of `groups` among the arguments of conv_transpose
 _TRAINING = 5  # position of `training` among those of batch_norm
@@ -214,6 +214,8 @@ def _family(node: Node, kind: str, macs: int) -> str:
     channels = source.shape[1 - weight.ndim]  # counted from the end: the batch may be missing
     if channels > 1 and channels == _groups(node, kind, channels, weight):
         return "depthwise"
+    if weight.ndim == 3:
+        return "conv1d"
     return "pointwise" if prod(weight.shape[2:]) == 1 else "conv"
 
 

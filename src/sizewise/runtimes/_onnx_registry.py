@@ -1,12 +1,16 @@
 """torch's ONNX exporter reads its table of operators anew at every export, which takes half a second; here it is kept.
 
-The table is not public: where a version of torch has none at this place, every export builds its own, as without this file.
+The table holds the operators that were loaded when it was read (those of quantization come late), so it is read anew when
+there are more. It is not public: where a version of torch has none at this place, every export builds its own, as without
+this file.
 """
 
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 __all__ = ["kept_registry"]
 
@@ -25,7 +29,7 @@ def kept_registry() -> Iterator[None]:
         return
 
     def copied(cls: Any, /, **options: Any) -> Any:
-        key = tuple(sorted(options.items()))
+        key = (len(torch._C._dispatch_get_all_op_names()), *sorted(options.items()))
         if key not in _kept:
             _kept[key] = build.__func__(cls, **options)
         copy = cls()

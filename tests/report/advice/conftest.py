@@ -25,7 +25,7 @@ def within(value: float, factor: float) -> Interval:
 def rates() -> Rates:
     return Rates(
         peak_macs_per_s={"float32": 76.8e9, "int8": 307.2e9},
-        efficiency={"conv": 0.55, "pointwise": 0.45, "depthwise": 0.2, "matmul": 0.5, "recurrent": 0.2},
+        efficiency={"conv": 0.55, "conv1d": 0.55, "pointwise": 0.45, "depthwise": 0.2, "matmul": 0.5, "recurrent": 0.2},
         bandwidth_bytes_per_s=11e9,
         cache_bytes=2_097_152,
         cache_bandwidth_bytes_per_s=60e9,
