@@ -22,7 +22,16 @@ _MIXING = ("conv", "linear", "mm", "matmul", "embedding", "einsum", "lstm", "gru
 
 __all__ = ["Traced", "eval_copy", "export_static", "is_graph", "output_layers", "quiet", "tensors_in", "trace"]
 
-_NOISY = ("torch.onnx", "torch.export", "torchao", "torch.utils._pytree", "onnxscript", "onnx_ir", "torch_pruning")
+_NOISY = (
+    "torch.onnx",
+    "torch.export",
+    "torch.fx.experimental.symbolic_shapes",
+    "torchao",
+    "torch.utils._pytree",
+    "onnxscript",
+    "onnx_ir",
+    "torch_pruning",
+)
 
 
 @contextmanager
