@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sizewise.pipeline.export import export_model
     from sizewise.pipeline.fit import Result, fit
     from sizewise.pipeline.profile import profile_model
+    from sizewise.pipeline.prune import prune_model
     from sizewise.pipeline.select import select_scale
     from sizewise.pipeline.survey import survey
     from sizewise.protocols import Inputs
@@ -55,6 +56,7 @@ _HOME = {
     "load": "pipeline.bundle",
     "load_scenario": "select.scenario",
     "profile_model": "pipeline.profile",
+    "prune_model": "pipeline.prune",
     "select_scale": "pipeline.select",
     "survey": "pipeline.survey",
     "untrained": "tasks.task",
@@ -84,6 +86,7 @@ __all__ = [
     "load",
     "load_scenario",
     "profile_model",
+    "prune_model",
     "select_scale",
     "survey",
     "untrained",

@@ -1,18 +1,23 @@
 """Every technique and every runtime keeps the promises of the shipped conformance kits."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sizewise import registry
 from sizewise.testing import NullRuntime, check_runtime, check_technique
 
-SETTINGS: dict[str, list[dict[str, float]]] = {"int8_static": [{}], "channel_pruning": [{"ratio": 0.25}, {"ratio": 0.5}]}
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "int8_static": [{}],
+    "channel_pruning": [{"rate": 0.25}, {"rate": 0.5}],
+    "weight_pruning": [{}, {"pattern": "2:4", "method": "wanda"}, {"pattern": "4x1"}, {"rate": 0.8, "method": "global"}],
+}
 CASES = [(name, settings) for name in registry.names("techniques") for settings in SETTINGS[name]]
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
-def test_technique(name: str, settings: dict[str, float]) -> None:
+def test_technique(name: str, settings: dict[str, Any]) -> None:
     check_technique(name, settings)
 
 

@@ -15,7 +15,7 @@ def _brief() -> None:
     for module in (conclude, trial):
         patch.setattr(module, "time_interleaved", _brief_timing)
     patch.setattr("sizewise.devices.loader.usable_threads", lambda: 1)
-    patch.setattr(fit, "plans_for", partial(plans_for, ratios=(0.5,)))
+    patch.setattr(fit, "plans_for", partial(plans_for, rates=(0.5,)))
 
 
 def _brief_timing(calls: object, **options: object) -> object:

@@ -28,7 +28,7 @@ from sizewise.types import (
     Verdict,
 )
 
-PRUNE = Step(technique="channel_pruning", settings={"ratio": 0.5})
+PRUNE = Step(technique="channel_pruning", settings={"rate": 0.5})
 INT8 = Step(technique="int8_static")
 
 

@@ -69,7 +69,7 @@ def test_a_least_quality_is_a_floor_for_accuracy_and_a_ceiling_for_a_loss() -> N
 
 
 def test_a_kind_forgets_the_settings() -> None:
-    cut = Step(technique="channel_pruning", settings={"ratio": 0.5})
+    cut = Step(technique="channel_pruning", settings={"rate": 0.5})
     assert fmt.kind(Plan(scale="s")) == "float"
     assert fmt.kind(Plan(scale="s", steps=(cut, Step(technique="int8_static")))) == "channel_pruning + int8_static"
 

@@ -99,7 +99,7 @@ def test_a_loss_is_better_when_lower() -> None:
 
 def test_plans_come_mildest_first_and_have_names_of_their_own() -> None:
     plans = plans_for("a", 0, integers=True)
-    assert [p.label for p in plans][:3] == ["float", "int8_static", "channel_pruning(ratio=0.25)"]
+    assert [p.label for p in plans][:3] == ["float", "int8_static", "channel_pruning(rate=0.4)"]
     assert len({p.id for p in plans}) == len(plans) == 6
     assert all("int8" not in p.label for p in plans_for("a", 0, integers=False))
 
@@ -110,7 +110,7 @@ def plan(*steps: Step, scale: str = "a") -> Plan:
 
 def test_harsher_plans_do_all_the_milder_does_and_more() -> None:
     int8 = Step(technique="int8_static")
-    quarter, half = (Step(technique="channel_pruning", settings={"ratio": r}) for r in (0.25, 0.5))
+    quarter, half = (Step(technique="channel_pruning", settings={"rate": r}) for r in (0.25, 0.5))
     assert harsher(plan(quarter, int8), plan(quarter))
     assert harsher(plan(half), plan(quarter))
     assert harsher(plan(half, int8), plan(int8))

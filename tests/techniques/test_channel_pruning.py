@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from sizewise.arith.repair import absorb
 from sizewise.errors import UnsupportedModel, UsageError
 from sizewise.pipeline.apply import apply_plan
 from sizewise.profile.static import static_cost
@@ -14,8 +13,8 @@ from sizewise.zoo.mobilenet import MobileNetV2
 from sizewise.zoo.resnet import resnet_cifar
 
 
-def prune(model: nn.Module, example: torch.Tensor, ratio: float, *, data: list[Inputs] | None = None) -> tuple[nn.Module, Change]:
-    plan = Plan(scale="x", steps=(Step(technique="channel_pruning", settings={"ratio": ratio}),))
+def prune(model: nn.Module, example: torch.Tensor, rate: float, *, data: list[Inputs] | None = None) -> tuple[nn.Module, Change]:
+    plan = Plan(scale="x", steps=(Step(technique="channel_pruning", settings={"rate": rate}),))
     module, _, changes = apply_plan(model, plan, Context(Inputs((example,)), data, channel_multiple=4))
     return module, changes[0]
 
@@ -25,8 +24,8 @@ def test_macs_really_fall() -> None:
     model = resnet_cifar(8)
     pruned, _ = prune(model, x, 0.5)
     before, after = static_cost(model, Inputs((x,))).macs, static_cost(pruned, Inputs((x,))).macs
-    assert after < 0.6 * before
-    assert sum(p.numel() for p in pruned.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
+    assert 0.45 * before < after <= 0.52 * before
+    assert sum(p.numel() for p in pruned.parameters()) < 0.7 * sum(p.numel() for p in model.parameters())
 
 
 def test_the_output_layer_is_left_alone_and_named() -> None:
@@ -69,31 +68,10 @@ def test_what_can_be_predicted_is_repaired() -> None:
         assert float((bare(y) - model(y)).abs().max()) > 0.3 * scale
 
 
-def test_absorb_agrees_with_least_squares() -> None:
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(500, 6, generator=generator, dtype=torch.float64) @ torch.randn(6, 6, generator=generator, dtype=torch.float64) + 2
-    weight = torch.randn(4, 6, generator=generator, dtype=torch.float64)
-    kept = [0, 2, 3, 5]
-    mean = x.mean(0)
-    covariance = (x - mean).T @ (x - mean) / len(x)
-    folded, constant = absorb(weight, mean, covariance, kept, damping=0.0)
-    design = torch.cat([x[:, kept], torch.ones(len(x), 1, dtype=torch.float64)], 1)
-    solution = torch.linalg.lstsq(design, x @ weight.T).solution
-    assert torch.allclose(folded, solution[:-1].T, atol=1e-8)
-    assert torch.allclose(constant, solution[-1], atol=1e-8)
-
-
-def test_absorb_is_exact_for_every_tap_when_nothing_is_lost() -> None:
-    weight = torch.randn(4, 3, 3, 3)
-    folded, constant = absorb(weight, torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64), [0, 1, 2])
-    assert torch.equal(folded, weight)
-    assert not constant.any()
-
-
-@pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, float("nan")])
-def test_a_ratio_outside_its_range(ratio: float) -> None:
-    with pytest.raises(UsageError, match="ratio"):
-        prune(Redundant(), torch.randn(1, 3, 9, 9), ratio)
+@pytest.mark.parametrize("rate", [0.0, 1.0, -1.0, float("nan")])
+def test_a_rate_outside_its_range(rate: float) -> None:
+    with pytest.raises(UsageError, match="rate must be"):
+        prune(Redundant(), torch.randn(1, 3, 9, 9), rate)
 
 
 def test_a_model_without_prunable_channels_says_why() -> None:

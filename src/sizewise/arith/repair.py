@@ -1,45 +1,75 @@
-"""Let the kept inputs of a layer stand in for the removed ones."""
+"""Fit a layer's weights to the outputs that it should have."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["absorb"]
+__all__ = ["Regression"]
 
 
-def absorb(
-    weight: Float[Tensor, "out in *taps"],
-    mean: Float[Tensor, " in"],
-    covariance: Float[Tensor, "in in"],
-    kept: Sequence[int],
-    damping: float = 1e-3,
-) -> tuple[Float[Tensor, "out kept *taps"], Float[Tensor, " out"]]:
-    """The weight on the kept inputs that best computes what the layer computed, and the constant to add to its output.
+@dataclass
+class Regression:
+    """A layer's weights fitted by least squares to outputs that it should have, batch by batch, group by group.
 
-    Removed inputs are predicted from the kept ones by least squares, x_R = m_R + A (x_K - m_K) with
-    A = C_RK (C_KK + d I)^-1, and the prediction is folded into the kept weights at every kernel tap:
-    W'_K = W_K + W_R A, constant W_R (m_R - A m_K) summed over taps.
+    Sums are in double precision; nothing else of the data is kept.
 
-    Args:
-        weight: of a linear layer (no taps) or an ungrouped convolution.
-        mean: of every input channel.
-        covariance: between input channels at the same position.
-        kept: indices of the inputs that stay.
-        damping: d as a share of the kept inputs' mean variance, against noise in few observations.
-
-    Source: He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, section 3.1, reconstructs
-    with least squares over whole receptive fields; the deviation, one regression between channels shared by all taps,
-    needs a matrix smaller by the square of the kernel's area and ignores correlation between positions.
+    Attributes:
+        inputs: sums of products of inputs, [groups, in, in].
+        cross: sums of products of wanted outputs and inputs, [groups, out, in].
+        input_sum, output_sum: [groups, in], [groups, out].
+        n: rows seen.
     """
-    keep = torch.tensor(list(kept), dtype=torch.long)
-    gone = torch.tensor([i for i in range(weight.shape[1]) if i not in set(kept)], dtype=torch.long)
-    taps = weight.detach().double().flatten(2) if weight.ndim > 2 else weight.detach().double().unsqueeze(-1)
-    c_kk = covariance[keep][:, keep].double()
-    ridge = damping * float(c_kk.diagonal().mean().clamp_min(1e-12))
-    mix = torch.linalg.solve(c_kk + ridge * torch.eye(len(keep), dtype=torch.float64), covariance[keep][:, gone].double()).T
-    folded = taps[:, keep] + torch.einsum("ort,rk->okt", taps[:, gone], mix)
-    constant = torch.einsum("ort,r->o", taps[:, gone], mean[gone].double() - mix @ mean[keep].double())
-    shape = (weight.shape[0], len(keep), *weight.shape[2:])
-    return folded.reshape(shape).to(weight.dtype), constant.to(weight.dtype)
+
+    inputs: Float[Tensor, "groups in in"]
+    cross: Float[Tensor, "groups out in"]
+    input_sum: Float[Tensor, "groups in"]
+    output_sum: Float[Tensor, "groups out"]
+    n: int = 0
+
+    @staticmethod
+    def empty(groups: int, outputs: int, inputs: int) -> "Regression":
+        """Nothing seen yet."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64)
+
+        return Regression(zeros(groups, inputs, inputs), zeros(groups, outputs, inputs), zeros(groups, inputs), zeros(groups, outputs))
+
+    def add(self, x: Float[Tensor, "groups rows in"], y: Float[Tensor, "groups rows out"]) -> None:
+        """Take in rows of inputs and of wanted outputs."""
+        x, y = x.float(), y.float()
+        self.inputs += (x.mT @ x).double().cpu()
+        self.cross += (y.mT @ x).double().cpu()
+        self.input_sum += x.sum(1).double().cpu()
+        self.output_sum += y.sum(1).double().cpu()
+        self.n += x.shape[1]
+
+    def solve(
+        self, start: Float[Tensor, "groups out in"], *, intercept: bool, damping: float = 1e-3
+    ) -> tuple[Float[Tensor, "groups out in"], Float[Tensor, "groups out"]]:
+        """The weights nearest to the wanted outputs, and the constant to add to what they compute.
+
+        Minimizes |Y - X W' - c|^2 / n + d |W - W_0|^2, whose solution is W = W_0 + (B - W_0 A) (A + d I)^-1 with A the inputs'
+        covariance and B the outputs' with the inputs (second moments and c = 0 where there is no intercept).
+
+        Args:
+            start: W_0, to which directions that the data do not decide stay close.
+            intercept: whether the layer can add a constant.
+            damping: d as a share of the inputs' mean variance.
+
+        Source: ridge regression; He et al., Channel Pruning, ICCV 2017, section 3.1, fit pruned layers so. Deviation: towards
+        the weights there are instead of towards zero.
+        """
+        a, b = self.inputs / self.n, self.cross / self.n
+        mean_x, mean_y = self.input_sum / self.n, self.output_sum / self.n
+        if intercept:
+            a = a - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
+            b = b - mean_y.unsqueeze(2) * mean_x.unsqueeze(1)
+        ridge = damping * a.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+        a_damped = a + ridge[:, None, None] * torch.eye(a.shape[1], dtype=a.dtype)
+        w0 = start.double().cpu()
+        weight = w0 + torch.linalg.solve(a_damped, (b - w0 @ a).mT).mT
+        constant = mean_y - torch.einsum("goi,gi->go", weight, mean_x)
+        return weight, constant if intercept else torch.zeros_like(constant)

@@ -17,7 +17,17 @@ from sizewise.errors import UsageError, blaming
 from sizewise.graph.trace import tensors_in
 from sizewise.protocols import Inputs
 
-__all__ = ["CalibrationSample", "as_inputs", "batches", "check_loader", "digest", "examples_in", "split_batch", "with_batch"]
+__all__ = [
+    "CalibrationSample",
+    "as_inputs",
+    "batches",
+    "check_loader",
+    "digest",
+    "examples_in",
+    "first_batches",
+    "split_batch",
+    "with_batch",
+]
 
 _END = object()
 _LOADER = "a re-iterable of batches, such as a DataLoader or a list"
@@ -160,3 +170,13 @@ class CalibrationSample:
             left -= examples_in(inputs)
             if left <= 0:
                 return
+
+
+def first_batches(inputs: Iterable[Inputs], examples: int) -> Iterator[Inputs]:
+    """Batches from the start until they hold at least so many examples."""
+    seen = 0
+    for batch in inputs:
+        if seen >= examples:
+            return
+        seen += examples_in(batch)
+        yield batch

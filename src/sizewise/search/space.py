@@ -4,23 +4,23 @@ from collections.abc import Sequence
 
 from sizewise.types import Plan, Step
 
-__all__ = ["RATIOS", "harsher", "plans_for"]
+__all__ = ["RATES", "harsher", "plans_for"]
 
-RATIOS = (0.25, 0.5)
+RATES = (0.4, 0.7)
 
 
-def plans_for(scale: str, seed: int, *, integers: bool, ratios: Sequence[float] = RATIOS) -> tuple[Plan, ...]:
-    """Float, int8, then channel pruning at every ratio with and without int8.
+def plans_for(scale: str, seed: int, *, integers: bool, rates: Sequence[float] = RATES) -> tuple[Plan, ...]:
+    """Float, int8, then channel pruning at every rate with and without int8.
 
     Args:
         scale: name of the candidate.
         seed: of everything random in the plans.
         integers: whether the runtime has integer kernels.
-        ratios: shares of channels removed, rising.
+        rates: shares of MACs removed, rising.
     """
     int8 = (Step(technique="int8_static"),)
     endings: tuple[tuple[Step, ...], ...] = ((), int8) if integers else ((),)
-    cuts = [(Step(technique="channel_pruning", settings={"ratio": ratio}),) for ratio in ratios]
+    cuts = [(Step(technique="channel_pruning", settings={"rate": rate}),) for rate in rates]
     return tuple(Plan(scale=scale, steps=cut + end, seed=seed) for cut in [(), *cuts] for end in endings)
 
 

@@ -1,58 +1,74 @@
-"""Remove whole channels, the weakest of every group of layers that must lose the same ones.
+"""Remove whole channels so that a stated share of the work goes, each group losing what it can best spare.
 
-What it does: groups layers whose channels go together, ranks channels by how much the layers that read them lose (by the
-magnitude of their weights where there is no data), cuts the same share from every group, then re-estimates normalization
-statistics. Helps: every runtime, since the layers are really smaller. Hurts: accuracy, quickly beyond a quarter without
-training. Needs: calibration inputs (it works without, worse). Cost: one trace, two passes over the calibration inputs.
+What it does: groups layers whose channels go together; orders every group's channels by optimal brain surgery on
+calibration inputs, which also tells the loss at every count; scales these losses by what the model's outputs lose when one
+group is cut; chooses all counts together; then fits every layer, in the order of running, to what the whole model computes.
+Helps: every runtime, since the layers are really smaller. Hurts: accuracy, beyond about half of the work without training.
+Needs: calibration inputs (it works without, much worse). Cost: one pass per group, and one that runs the model twice.
 
-Source: Fang et al., DepGraph, CVPR 2023, for the groups; He et al., Channel Pruning, ICCV 2017, for the ranking; Li et
-al., EagleEye, ECCV 2020, for the statistics.
+Source: Fang et al., DepGraph, CVPR 2023, for the groups; Kurtic et al., ZipLM, NeurIPS 2023, for order and losses; He et al.,
+Channel Pruning, ICCV 2017, for the fit; Li et al., EagleEye, ECCV 2020, for the statistics.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sizewise.arith.channels import contribution, group_magnitude, kept_count, strongest
-from sizewise.arith.repair import absorb
-from sizewise.data.capture import Moments, input_moments
+from sizewise.arith.allocation import allocate
+from sizewise.data.batches import examples_in, first_batches
+from sizewise.data.channel_losses import GroupLoss, group_losses
 from sizewise.data.statistics import reestimate_normalization
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
+from sizewise.evaluate.metrics import primary_output
 from sizewise.graph.coupling import channel_groups
-from sizewise.graph.groups import Group, Member
-from sizewise.graph.surgery import axis_size, is_depthwise, keep_indices
-from sizewise.graph.trace import output_layers, trace
-from sizewise.protocols import Context, Trait
-from sizewise.types import Change, Skip
+from sizewise.graph.groups import Group
+from sizewise.graph.refit import refit
+from sizewise.graph.surgery import is_depthwise, keep_indices
+from sizewise.graph.trace import batch_size, eval_copy, output_layers, trace
+from sizewise.profile.static import static_cost
+from sizewise.protocols import Context, Inputs, Trait
+from sizewise.types import Change, Cost, Skip
 
 __all__ = ["TECHNIQUE", "ChannelPruning"]
 
-WIDEST = 8192  # a reader with more inputs than this is not repaired: its covariance would not fit
+Target = Literal["macs", "params"]
+_WORDS = {"macs": "MACs", "params": "parameters"}
+EXAMPLES = 512  # of the calibration data that are used
+SHORT = 0.02  # of the rate that may be missed
+HELD_BYTES = 2e9  # of activations while layers are fitted
 
 
 @dataclass(frozen=True)
 class ChannelPruning:
-    """Remove a share of the channels of every group.
+    """Remove channels until a share of the work is gone.
 
     Args:
-        ratio: share of channels removed, in (0, 1); counts are rounded to multiples that the runtime likes.
+        rate: share of the target that goes, in (0, 1).
+        target: "macs" or "params": what is counted, over the whole model.
+        multiple: channel counts are multiples of this, where a group has at least twice as many; 0 for what the runtime likes.
+        skip: module paths whose channels stay.
 
     Raises:
-        UsageError: a ratio outside (0, 1).
+        UsageError: a rate outside (0, 1) or an unknown target.
     """
 
-    ratio: float = 0.5
+    rate: float = 0.5
+    target: Target = "macs"
+    multiple: int = 0
+    skip: tuple[str, ...] = ()
 
     needs: ClassVar[Trait] = Trait.FLOAT | Trait.MODULE
     removes: ClassVar[Trait] = Trait.NONE
     gives: ClassVar[Trait] = Trait.NONE
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise UsageError("ratio must be more than 0 and less than 1", where="channel_pruning", got=str(self.ratio))
+        if not 0 < self.rate < 1:
+            raise UsageError("rate must be more than 0 and less than 1", where="channel_pruning", got=str(self.rate))
+        if self.target not in get_args(Target):
+            raise UsageError("unknown target", where="channel_pruning", got=repr(self.target), wanted=" or ".join(get_args(Target)))
 
     def requires(self, model: nn.Module, context: Context) -> None:
         """Parameters that can be traced through autograd.
@@ -64,37 +80,61 @@ class ChannelPruning:
             raise PreconditionError("the model has no parameters", where="channel_pruning")
 
     def apply(self, model: nn.Module, context: Context) -> tuple[nn.Module, Change]:
-        """Cut every group, in place, and re-estimate normalization statistics.
+        """Choose, fit and cut, in place.
 
         Raises:
             UnsupportedModel: the model cannot be traced, no group can be cut, or the cut model does not run.
+            PreconditionError: the rate cannot be reached, or activations are not finite.
         """
         model.eval().requires_grad_(True)
-        frozen = output_layers(trace(model, context.example).program)
-        groups, skips = channel_groups(model, context.example, frozen)
-        skipped = list(skips)
-        moments = _moments(model, groups, context)
-        kept: dict[str, dict[str, list[int]]] = {}
-        for group in groups:
-            count = kept_count(group.channels, self.ratio, context.channel_multiple)
-            if count == group.channels:
-                skipped.append(Skip(what=group.name, reason=f"{count} channels cannot lose a share of {self.ratio}"))
-                continue
-            channels = strongest(_scores(model, group, moments), count)
-            for member in group.members:
-                kept.setdefault(member.path, {})[member.axis] = member.rows(set(channels))
-        if not kept:
-            raise UnsupportedModel(
-                "no group of channels can be cut", where="channel_pruning", got="; ".join(f"{s.what}: {s.reason}" for s in skipped[:3])
-            )
-        _repair(model, kept, moments)
-        _check_runs(model, context)
-        notes: tuple[str, ...] = ()
-        if context.calibration is None:
-            notes = ("no calibration data: nothing was repaired, normalization statistics are those of the unpruned model",)
+        traced = trace(model, context.example)
+        groups, skipped = channel_groups(model, context.example, output_layers(traced.program))
+        groups, left = _without(groups, self.skip)
+        if not groups:
+            reasons = "; ".join(f"{s.what}: {s.reason}" for s in (*skipped, *left)[:3])
+            raise UnsupportedModel("no group of channels can be cut", where="channel_pruning", got=reasons)
+        batches = list(first_batches(context.calibration or (), EXAMPLES))
+        losses = group_losses(model, groups, batches, _output)
+        profile = static_cost(model, context.example)
+        counts, reached = self._counts(model, groups, losses, profile, context.channel_multiple)
+        kept = _kept(groups, losses, counts)
+        notes = [f"{100 * reached:.1f} % of the {_WORDS[self.target]} removed"]
+        whole = eval_copy(model)
+        usable = batches if traced.batch == "dynamic" else [b for b in batches if batch_size(b) == traced.batch]
+        fitting = list(first_batches(usable, _examples_held(profile)))
+        if fitting:
+            _load(model, refit(traced.program, fitting, kept, context.seed))
+            notes.append(f"fitted on {sum(map(examples_in, fitting))} examples")
         else:
-            reestimate_normalization(model, context.calibration)
-        return model, Change(touched=tuple(sorted(kept)), skipped=tuple(skipped), notes=notes, record={"kept": kept})
+            notes.append("no calibration data" if not batches else f"no calibration batch of {traced.batch}, which the model fixes")
+            notes[-1] += ": what is left does not make up for what is gone"
+        _cut(model, kept)
+        _check_runs(model, context)
+        _reestimate(model, whole, batches)
+        spared = [Skip(what=g.name, reason="spared: others lose less") for g, n in zip(groups, counts, strict=True) if not n]
+        record = {"kept": kept, "reached": reached}
+        return model, Change(touched=tuple(sorted(kept)), skipped=(*skipped, *left, *spared), notes=tuple(notes), record=record)
+
+    def _counts(
+        self, model: nn.Module, groups: Sequence[Group], losses: Sequence[GroupLoss], profile: Cost, liked: int
+    ) -> tuple[list[int], float]:
+        """Channels to remove from every group, and the share of the target that goes with them."""
+        cost = _cost_of(model, groups, profile, self.target)
+        whole = cost([0] * len(groups))
+        multiple = self.multiple or liked
+        counts = allocate(
+            [loss.losses for loss in losses], cost, (1 - self.rate) * whole, [_levels(group.channels, multiple) for group in groups]
+        )
+        reached = 1 - cost(counts) / whole
+        if reached < self.rate - SHORT:
+            raise PreconditionError(
+                f"so many {_WORDS[self.target]} cannot be removed",
+                where="channel_pruning",
+                got=f"{100 * reached:.1f} % with as few channels as are possible",
+                wanted=f"{100 * self.rate:.1f} %",
+                hint="the rest belongs to layers that cannot be cut; a lower rate, or multiple=1",
+            )
+        return counts, reached
 
     def rebuild(self, model: nn.Module, record: Mapping[str, Any], context: Context) -> nn.Module:
         """Cut the same channels; weights and statistics are loaded afterwards.
@@ -114,59 +154,92 @@ class ChannelPruning:
         return model
 
 
-def _moments(model: nn.Module, groups: Sequence[Group], context: Context) -> dict[str, Moments]:
-    """Statistics of what flows into every layer that reads a group; none without calibration data."""
-    if context.calibration is None:
-        return {}
-    readers = {m.path for g in groups for m in g.members if m.axis == "in" and not is_depthwise(model.get_submodule(m.path))}
-    narrow = {path for path in readers if axis_size(model.get_submodule(path), "in") <= WIDEST}
-    return input_moments(model, narrow, context.calibration)
+def _without(groups: Sequence[Group], skip: Sequence[str]) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
+    named = [group for group in groups if any(member.path in skip for member in group.members)]
+    return tuple(g for g in groups if g not in named), tuple(Skip(what=g.name, reason="skipped on request") for g in named)
 
 
-def _repair(model: nn.Module, kept: Mapping[str, Mapping[str, list[int]]], moments: Mapping[str, Moments]) -> None:
-    """Cut, and let the kept inputs of every reader stand in for those that go."""
-    folded: dict[str, tuple[Tensor, Tensor]] = {}
-    for path, axes in kept.items():
-        if "in" in axes and path in moments:
-            layer = model.get_submodule(path)
-            folded[path] = absorb(layer.weight, moments[path].mean, moments[path].covariance, axes["in"])  # type: ignore[arg-type]
-    for path, (weight, constant) in folded.items():
-        layer = model.get_submodule(path)
-        with torch.no_grad():
-            layer.weight[:, kept[path]["in"]] = weight  # type: ignore[operator]
-            if isinstance(layer.bias, Tensor):  # without a bias, the normalization behind the layer takes the constant
-                layer.bias += constant
-    _cut(model, kept)
+def _levels(channels: int, multiple: int) -> list[int]:
+    """Counts that may be removed, rising; one channel stays at least."""
+    step = multiple if channels >= 2 * multiple else 1
+    kept = range(channels - channels % step, 0, -step)
+    return sorted({0, *(channels - count for count in kept)})
 
 
-def _scores(model: nn.Module, group: Group, moments: Mapping[str, Moments]) -> Tensor:
-    """What the readers of the group lose with each channel; without data or readers, the magnitude of its weights."""
-    readers = [member for member in group.members if member.path in moments and member.axis == "in"]
-    if readers:
-        weights = [_matrix(model, member) for member in readers]
-        variances = [moments[member.path].variance for member in readers]
-        return contribution(weights, variances, [member.channel_of for member in readers], group.channels)
-    layers = [member for member in group.members if _is_layer(model, member)]
-    weights = [_matrix(model, member) for member in layers]
-    return group_magnitude(weights, [member.channel_of for member in layers], group.channels)
+def _examples_held(profile: Cost) -> int:
+    """Examples whose activations of two models at one place fit the memory meant for them."""
+    return max(1, int(HELD_BYTES / max(2 * (profile.peak_bytes or 0) / profile.batch, 1)))
 
 
-def _is_layer(model: nn.Module, member: Member) -> bool:
-    """A convolution or linear layer; a normalization's scale says little about what its channel carries."""
-    weight = getattr(model.get_submodule(member.path), "weight", None)
-    return weight is not None and weight.ndim >= 2
+def _cost_of(model: nn.Module, groups: Sequence[Group], profile: Cost, target: Target) -> Callable[[Sequence[int]], float]:
+    """The target's amount with so many channels removed from every group.
+
+    A layer costs the product of the shares that its input and its output keep; a depthwise one, and a normalization, the share
+    of its channels.
+    """
+    axes: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        for member in group.members:
+            if member.axis == "out" or not is_depthwise(model.get_submodule(member.path)):
+                axes.setdefault(member.path, []).append(index)
+    amounts = {layer.path: float(getattr(layer, target)) for layer in profile.layers}
+    fixed = sum(amount for path, amount in amounts.items() if path not in axes)
+
+    def cost(removed: Sequence[int]) -> float:
+        shares = [1 - count / group.channels for count, group in zip(removed, groups, strict=True)]
+        total = fixed
+        for path, owners in axes.items():
+            amount = amounts.get(path, 0.0)
+            for owner in owners:
+                amount *= shares[owner]
+            total += amount
+        return total
+
+    return cost
 
 
-def _matrix(model: nn.Module, member: Member) -> Tensor:
-    weight: Tensor = model.get_submodule(member.path).weight  # type: ignore[assignment]
-    matrix = weight if member.axis == "out" else weight.transpose(0, 1)
-    return matrix.reshape(matrix.shape[0], -1)
+def _kept(groups: Sequence[Group], losses: Sequence[GroupLoss], counts: Sequence[int]) -> dict[str, dict[str, list[int]]]:
+    kept: dict[str, dict[str, list[int]]] = {}
+    for group, loss, count in zip(groups, losses, counts, strict=True):
+        if count:
+            channels = set(loss.order[count:])
+            for member in group.members:
+                kept.setdefault(member.path, {})[member.axis] = member.rows(channels)
+    return kept
+
+
+def _load(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, value in weights.items():
+            if name in tensors:
+                tensors[name].copy_(value)
 
 
 def _cut(model: nn.Module, kept: Mapping[str, Mapping[str, list[int]]]) -> None:
     for path, axes in kept.items():
         for axis, rows in axes.items():
             keep_indices(model.get_submodule(path), "out" if axis == "out" else "in", rows)
+
+
+def _reestimate(model: nn.Module, whole: nn.Module, batches: Sequence[Inputs]) -> None:
+    """Re-estimate normalization where that brings the outputs nearer to the whole model's."""
+    if not batches:
+        return
+    wanted = _outputs(whole, batches)
+    before = float((_outputs(model, batches) - wanted).square().mean())
+    old = {name: value.clone() for name, value in model.state_dict().items()}
+    if reestimate_normalization(model, batches) and float((_outputs(model, batches) - wanted).square().mean()) > before:
+        model.load_state_dict(old)
+
+
+def _outputs(model: nn.Module, batches: Sequence[Inputs]) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([_output(model, batch) for batch in batches])
+
+
+def _output(model: nn.Module, batch: Inputs) -> torch.Tensor:
+    return primary_output(batch.call(model)).flatten(1)
 
 
 def _check_runs(model: nn.Module, context: Context) -> None:

@@ -1,0 +1,66 @@
+"""How many channels every group of a network loses, so that the loss is small and the cost is right."""
+
+from collections.abc import Callable, Sequence
+
+__all__ = ["allocate", "lower_hull"]
+
+
+def allocate(
+    losses: Sequence[Sequence[float]], cost: Callable[[Sequence[int]], float], target: float, levels: Sequence[Sequence[int]]
+) -> list[int]:
+    """How many channels to remove from every group.
+
+    From nothing removed, the step with the least loss per saved cost is taken until the cost is at most `target`: along the
+    lower hull of every group's loss, so that a costly channel on the way to cheap ones hides none of them. Savings are those
+    at the present counts of all groups, since a layer between two groups costs the product of what both keep. The last step
+    goes no further than needed.
+
+    Args:
+        losses: per group, the loss with 0, 1, 2, ... channels removed, rising from 0.
+        cost: of the network with so many channels removed from every group; falls with each.
+        target: largest cost that is good.
+        levels: per group, the counts that may be removed, rising from 0.
+
+    Returns:
+        counts; where even the largest levels cost more than the target, those.
+
+    Source: the greedy solution of the multiple-choice knapsack on convex hulls (Sinha and Zoltners, 1979), optimal but for the
+    last step where costs add up.
+    """
+    hulls = [lower_hull(options, group) for options, group in zip(levels, losses, strict=True)]
+    counts = [0] * len(losses)
+    now = cost(counts)
+    while now > target:
+        steps = []
+        for index, hull in enumerate(hulls):
+            after = next((level for level in hull if level > counts[index]), None)
+            if after is None:
+                continue
+            saved = now - cost([*counts[:index], after, *counts[index + 1 :]])
+            if saved > 0:
+                steps.append(((losses[index][after] - losses[index][counts[index]]) / saved, index, after))
+        if not steps:
+            break
+        _, index, after = min(steps)
+        between = (level for level in levels[index] if counts[index] < level <= after)
+        for level in between:
+            counts[index] = level
+            now = cost(counts)
+            if now <= target:
+                break
+    return counts
+
+
+def lower_hull(levels: Sequence[int], losses: Sequence[float]) -> list[int]:
+    """The levels at the corners of the largest convex curve below the losses at all levels, from the first to the last."""
+    corners: list[int] = []
+    for level in levels:
+        while len(corners) > 1 and _above(corners[-2], corners[-1], level, losses):
+            corners.pop()
+        corners.append(level)
+    return corners
+
+
+def _above(left: int, middle: int, right: int, losses: Sequence[float]) -> bool:
+    line = losses[left] + (losses[right] - losses[left]) * (middle - left) / (right - left)
+    return losses[middle] >= line

@@ -1,0 +1,132 @@
+"""Which channels to remove from what a layer reads, one after the other, when the kept ones take over their part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Reader", "Removal", "removal_order"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads the channels.
+
+    Attributes:
+        weight: one row per output, one column per input (of a convolution: per channel and tap).
+        covariance: of the inputs, in the order of the columns.
+        columns: per channel, the columns that go with it; as many for every channel.
+    """
+
+    weight: Float[Tensor, "out in"]
+    covariance: Float[Tensor, "in in"]
+    columns: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """How channels go.
+
+    Attributes:
+        order: of their removal; the last one stays.
+        losses: once each is gone, but for the last.
+        weights: of every reader with only `keep` channels left, zero where channels are gone.
+    """
+
+    order: tuple[int, ...]
+    losses: tuple[float, ...]
+    weights: tuple[Float[Tensor, "out in"], ...]
+
+
+def removal_order(readers: Sequence[Reader], keep: int = 1, damping: float = 1e-4) -> Removal:
+    """Remove the channel that costs least, let the others take over, and so on until one is left.
+
+    The loss of a reader is the squared error of its outputs as a share of their variance; losses of readers add up. With
+    covariance C and its inverse P, removing the columns S of weight W while the others adjust costs at least
+    tr(W_S (P_SS)^-1 W_S'), by the update W - W_S (P_SS)^-1 P_S. The inverse without S is P - P_:S (P_SS)^-1 P_S:, so that the
+    next removal needs no new inversion.
+
+    Args:
+        readers: of the same channels; at least one.
+        keep: with how many channels the updated weights are wanted.
+        damping: added to the diagonal of every covariance, as a share of its mean.
+
+    Source: Kurtic, Frantar, Alistarh, ZipLM, NeurIPS 2023, section 3.1, after Hassibi and Stork, Optimal brain surgeon, NIPS
+    1992. Deviations: the covariance instead of the second moment, since a constant is taken up by a bias or a normalization;
+    several readers at once; convolutions by unfolding.
+    """
+    states = [_State.of(reader, damping) for reader in readers]
+    alive = list(range(len(readers[0].columns)))
+    order: list[int] = []
+    losses: list[float] = []
+    total = 0.0
+    while len(alive) > 1:
+        costs = torch.stack([state.costs() for state in states]).sum(0)
+        place = int(costs.argmin())
+        total += max(0.0, float(costs[place]))
+        order.append(alive.pop(place))
+        losses.append(total)
+        for state in states:
+            state.remove(place)
+    kept = sorted([*order, *alive][len(order) + 1 - keep :])
+    return Removal((*order, *alive), tuple(losses), tuple(_updated(reader, kept, damping) for reader in readers))
+
+
+def _updated(reader: Reader, kept: Sequence[int], damping: float) -> Float[Tensor, "out in"]:
+    """The weights after all removals at once: W_K' = W (C + d I)_:K (C + d I)_KK^-1, which is what the single updates add up to."""
+    weight = reader.weight.detach().double().cpu()
+    columns = torch.tensor([column for channel in kept for column in reader.columns[channel]])
+    damped = _damped(reader.covariance, damping)
+    found = torch.zeros_like(weight)
+    found[:, columns] = torch.linalg.solve(damped[columns][:, columns], (weight @ damped[:, columns]).T).T
+    return found
+
+
+def _damped(covariance: Float[Tensor, "in in"], damping: float) -> Float[Tensor, "in in"]:
+    covariance = covariance.double().cpu()
+    ridge = damping * float(covariance.diagonal().mean().clamp_min(1e-12))
+    return covariance + ridge * torch.eye(len(covariance), dtype=torch.float64)
+
+
+@dataclass
+class _State:
+    """The inverse and the weights of the channels left, each channel's columns side by side.
+
+    More outputs than inputs are replaced by the triangle of their QR decomposition, which has the same products.
+    """
+
+    weight: Float[Tensor, "channels per out"]
+    inverse: Float[Tensor, "channels per channels per"]
+    scale: float
+
+    @staticmethod
+    def of(reader: Reader, damping: float) -> "_State":
+        columns = torch.tensor([list(c) for c in reader.columns])
+        flat = columns.flatten()
+        weight, covariance = reader.weight.detach().double().cpu()[:, flat], reader.covariance.double().cpu()[flat][:, flat]
+        variance = float(torch.einsum("oi,oi->", weight @ covariance, weight))
+        inverse = torch.linalg.inv(_damped(covariance, damping))
+        if weight.shape[0] > weight.shape[1]:
+            weight = torch.linalg.qr(weight, mode="r").R
+        shape = tuple(columns.shape)
+        return _State(weight.T.reshape(*shape, -1), inverse.reshape(*shape, *shape), 1 / variance if variance > 0 else 0.0)
+
+    def costs(self) -> Float[Tensor, " channels"]:
+        """What removing each channel adds to the loss: tr(W_S B W_S') is the sum over B o W_S' W_S."""
+        blocks = self.inverse.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        costs: Tensor = self.scale * (torch.linalg.inv(blocks) * (self.weight @ self.weight.mT)).sum((1, 2))
+        return costs
+
+    def remove(self, place: int) -> None:
+        """Take one channel out."""
+        channels, per = self.weight.shape[:2]
+        others = torch.tensor([c for c in range(channels) if c != place], dtype=torch.long)
+        rows = self.inverse[place].reshape(per, -1)
+        share = torch.linalg.solve(self.inverse[place, :, place], rows).reshape(per, channels, per)[:, others].reshape(per, -1)
+        rest = self.weight[others]
+        self.weight = rest - (share.T @ self.weight[place]).reshape(rest.shape)
+        kept = self.inverse[others][:, :, others]
+        lost = rows.reshape(per, channels, per)[:, others].reshape(per, -1)
+        self.inverse = kept - (lost.T @ share).reshape(kept.shape)

@@ -1,0 +1,231 @@
+"""Fit every layer of a pruned model to what the whole model computes at the same place, in the order of running."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from sizewise.arith.repair import Regression
+from sizewise.arith.unfolding import input_rows, output_rows
+from sizewise.graph.lockstep import Lockstep
+from sizewise.protocols import Inputs
+
+__all__ = ["Kept", "refit"]
+
+Kept = Mapping[str, Mapping[str, Sequence[int]]]  # module path, "out" or "in", the indices that stay
+MOST_ROWS = 2**17  # positions that one layer is fitted to
+_CONVOLUTIONS = {"conv1d", "conv2d"}
+
+
+def refit(
+    program: ExportedProgram, batches: Sequence[Inputs], kept: Kept, seed: int = 0, on_layer: Callable[[str], None] = lambda _: None
+) -> dict[str, Tensor]:
+    """New values of parameters and buffers, in the whole model's shapes, with zeros where channels go.
+
+    Convolutions (of one and two dimensions, grouped ones too) and linear layers are fitted by least squares: inputs are the
+    pruned model's, with everything before already refitted; the wanted outputs are the whole model's. Where the output is
+    added to a residual stream, the wanted output also makes up for what that stream has lost so far. What is constant goes
+    into a bias or the mean of the normalization behind.
+
+    Args:
+        program: of the whole model, exported.
+        batches: calibration inputs; all activations of one place are held at a time.
+        kept: what stays of every layer that loses something.
+        seed: of the choice of positions where there are more than enough.
+        on_layer: called with the name of every weight that was fitted.
+
+    Source: He et al., Channel Pruning, ICCV 2017, for the fit; the asymmetric reconstruction of Zhang et al., Accelerating
+    very deep convolutional networks, TPAMI 2016, for pruned inputs against whole outputs. The residual correction is ours.
+    """
+    lockstep = Lockstep(program, batches)
+    _empty(lockstep.weights, kept)
+    readers = [node.args[1] for node in lockstep.graph.nodes if _layer(node)]
+    generator = torch.Generator().manual_seed(seed)
+    for node in lockstep.walk():
+        if _layer(node) and readers.count(node.args[1]) == 1:
+            name = str(node.args[1].target)  # type: ignore[union-attr]
+            layer = _Layer(lockstep, node, name, kept.get(name.rpartition(".")[0], {}))
+            if layer.changed():
+                layer.fit(generator)
+                on_layer(name)
+    return lockstep.weights
+
+
+def _empty(weights: dict[str, Tensor], kept: Kept) -> None:
+    """Zeros in place of what goes."""
+    for path, axes in kept.items():
+        for name in ("weight", "bias"):
+            full = weights.get(f"{path}.{name}")
+            if full is None:
+                continue
+            full = full.clone()
+            if "out" in axes:
+                full[_gone(full.shape[0], axes["out"])] = 0
+            if "in" in axes and full.ndim > 1:
+                full[:, _gone(full.shape[1], axes["in"])] = 0
+            weights[f"{path}.{name}"] = full
+
+
+def _gone(size: int, kept: Iterable[int]) -> list[int]:
+    return sorted(set(range(size)) - set(kept))
+
+
+def _kind(node: Node) -> str:
+    return getattr(node.target, "_opname", "") if node.op == "call_function" else ""
+
+
+def _layer(node: Node) -> bool:
+    return _kind(node) in (*_CONVOLUTIONS, "linear") and isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
+
+
+@dataclass
+class _Layer:
+    """One convolution or linear layer of a graph that is being walked."""
+
+    lockstep: Lockstep
+    node: Node
+    name: str
+    kept: Mapping[str, Sequence[int]]
+    behind: "_Behind" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.behind = _Behind.of(self.lockstep, self.node)
+
+    def changed(self) -> bool:
+        """Whether anything is lost here or was before, so that a fit can gain something."""
+        sources = [self.node.args[0], *([self.behind.stream] if self.behind.stream is not None else [])]
+        return "in" in self.kept or any(self._differs(source) for source in sources)  # type: ignore[arg-type]
+
+    def _differs(self, node: Node) -> bool:
+        return any(not torch.equal(a, b) for a, b in zip(self.lockstep.whole(node), self.lockstep.twin(node), strict=True))
+
+    def fit(self, generator: torch.Generator) -> None:
+        """Replace the twin's weight, and where there is room for a constant, its bias or mean."""
+        weight = self.lockstep.weights[self.name]
+        groups = self._groups()
+        rows, columns = self._rows(weight), self._columns(weight)
+        start = weight.flatten(1).reshape(groups, -1, weight[0].numel())[:, rows][:, :, columns]
+        regression = Regression.empty(groups, len(rows), len(columns))
+        for x, y in self._data(generator, groups):
+            regression.add(x[:, :, columns], y[:, :, rows])
+        if not regression.n:
+            return
+        found, constant = regression.solve(start, intercept=self.behind.sink is not None)
+        flat = weight.flatten(1).reshape(groups, -1, weight[0].numel()).clone()
+        flat[:, torch.tensor(rows)[:, None], torch.tensor(columns)] = found.to(weight)
+        self.lockstep.weights[self.name] = flat.reshape(weight.shape)
+        if self.behind.sink is not None:
+            self._add(rows, groups, constant.to(weight))
+
+    def _add(self, rows: Sequence[int], groups: int, constant: Tensor) -> None:
+        """The constant is that of outputs before the bias: a bias becomes it, a normalization's mean loses it."""
+        assert self.behind.sink is not None
+        name, is_bias = self.behind.sink
+        values = self.lockstep.weights[name].clone().reshape(groups, -1)
+        values[:, rows] = constant if is_bias else values[:, rows] - constant
+        self.lockstep.weights[name] = values.reshape(-1)
+
+    def _groups(self) -> int:
+        return int(_argument(self.node, 6, "groups", 1)) if _kind(self.node) in _CONVOLUTIONS else 1
+
+    def _rows(self, weight: Tensor) -> list[int]:
+        """Outputs within a group that stay; groups that lose some are fitted whole, their zeros cut later."""
+        if self._groups() > 1 or "out" not in self.kept:
+            return list(range(weight.shape[0] // self._groups()))
+        return list(self.kept["out"])
+
+    def _columns(self, weight: Tensor) -> list[int]:
+        taps = weight[0, 0].numel()
+        inputs = self.kept["in"] if self._groups() == 1 and "in" in self.kept else range(weight.shape[1])
+        return [channel * taps + tap for channel in inputs for tap in range(taps)]
+
+    def _data(self, generator: torch.Generator, groups: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """Per batch, rows of the pruned model's inputs and of the wanted outputs."""
+        source: Node = self.node.args[0]  # type: ignore[assignment]
+        whole, twins = self.lockstep.whole(self.node), self.lockstep.twin(source)
+        for batch, (x, y) in enumerate(zip(twins, whole, strict=True)):
+            wanted = y + self.behind.missing(self.lockstep, batch, y)
+            inputs, outputs = self._matrices(x, wanted, groups)
+            share = max(1, MOST_ROWS // len(twins))
+            if inputs.shape[1] > share:
+                chosen = torch.randperm(inputs.shape[1], generator=generator)[:share]
+                inputs, outputs = inputs[:, chosen], outputs[:, chosen]
+            yield inputs, outputs
+
+    def _matrices(self, x: Tensor, y: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        if _kind(self.node) == "linear":
+            return x.reshape(1, -1, x.shape[-1]), y.reshape(1, -1, y.shape[-1])
+        kernel = self.lockstep.weights[self.name].shape[2:]
+        plain = [1] * len(kernel)
+        stride, dilation = _argument(self.node, 3, "stride", plain), _argument(self.node, 5, "dilation", plain)
+        padding = _argument(self.node, 4, "padding", [0] * len(kernel))
+        return input_rows(x.float(), kernel, stride, padding, dilation, groups), output_rows(y, groups)
+
+
+def _argument(node: Node, place: int, name: str, default: Any) -> Any:
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """What follows a layer.
+
+    Attributes:
+        sink: name of the tensor that takes a constant, and whether it is the layer's bias; None where nothing does.
+        gain: of the normalization behind the layer, per channel; None where there is none.
+        stream: the other part of the sum that the output goes into, where both models know it already.
+    """
+
+    sink: tuple[str, bool] | None
+    gain: Tensor | None
+    stream: Node | None
+
+    @staticmethod
+    def of(lockstep: Lockstep, node: Node) -> "_Behind":
+        end, gain, sink = node, None, None
+        bias = _argument(node, 2, "bias", None)
+        if isinstance(bias, Node) and bias.op == "get_attr":
+            sink = str(bias.target), True
+        follower = _only_user(end)
+        if follower is not None and _kind(follower) == "batch_norm" and not follower.args[5]:
+            end, gain = follower, _gain(lockstep, follower)
+            mean: Node = follower.args[3]  # type: ignore[assignment]
+            sink = sink or (str(mean.target), False)
+        return _Behind(sink, gain, _stream(lockstep, end))
+
+    def missing(self, lockstep: Lockstep, batch: int, y: Tensor) -> Tensor | float:
+        """What the residual stream lacks, in the layer's own output."""
+        if self.stream is None:
+            return 0.0
+        lost: Tensor = lockstep.whole(self.stream)[batch] - lockstep.twin(self.stream)[batch]
+        if lost.shape != y.shape:
+            return 0.0
+        if self.gain is None:
+            return lost
+        shape = (1, -1, *[1] * (y.ndim - 2))
+        usable = self.gain.abs() > 1e-6
+        return lost * torch.where(usable, 1 / torch.where(usable, self.gain, 1.0), 0.0).reshape(shape)
+
+
+def _gain(lockstep: Lockstep, norm: Node) -> Tensor:
+    weight, variance = norm.args[1], norm.args[4]
+    scale: Tensor = (lockstep.weights[str(variance.target)] + float(norm.args[7])).rsqrt()  # type: ignore[union-attr, arg-type]
+    if isinstance(weight, Node):
+        scale = lockstep.weights[str(weight.target)] * scale
+    return scale
+
+
+def _only_user(node: Node) -> Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _stream(lockstep: Lockstep, end: Node) -> Node | None:
+    add = _only_user(end)
+    if add is None or _kind(add) not in ("add", "add_") or len(add.all_input_nodes) != 2 or add.kwargs:
+        return None
+    other = next(node for node in add.all_input_nodes if node is not end)
+    return other if lockstep.known(other) else None
