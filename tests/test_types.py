@@ -238,7 +238,7 @@ def test_a_plan_without_steps_is_the_float_model() -> None:
 def test_labels_and_ids_name_techniques_and_settings_in_order() -> None:
     plan = Plan(scale="resnet-s", steps=(Step(technique="channel_pruning", settings={"rate": 0.5}), Step(technique="int8_static")))
     assert plan.label == "channel_pruning(rate=0.5) + int8_static"
-    assert plan.id == "resnet-s.channel_pruning-ratio-0.5.int8_static"
+    assert plan.id == "resnet-s.channel_pruning-rate-0.5.int8_static"
     two = Plan(scale="s", steps=(Step(technique="t", settings={"a": 1, "b": "x"}),))
     assert (two.label, two.id) == ("t(a=1, b=x)", "s.t-a-1-b-x")
 

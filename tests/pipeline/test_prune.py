@@ -43,6 +43,9 @@ def test_without_example_inputs_weights_become_zero(model: nn.Module) -> None:
     layers = [m for m in pruned.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     zeros = sum(int((m.weight == 0).sum()) for m in layers)
     assert zeros / sum(m.weight.numel() for m in layers) == pytest.approx(0.5, abs=0.02)
+    notes: str = " ".join(pruned.pruning.notes)  # type: ignore[union-attr, arg-type]
+    assert "do not run it faster" in notes
+    assert "stored where zeros are coded" in notes
     assert [m.weight.shape for m in layers] == [m.weight.shape for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
 

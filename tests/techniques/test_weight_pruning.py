@@ -139,7 +139,7 @@ def test_normalization_behind_a_pruned_layer_is_measured_anew(method: str) -> No
     torch.testing.assert_close(normal.std(1)[alive], torch.ones(8)[alive], atol=1e-2, rtol=0)
     unmeasured, change = prune(model, x, data=False, method="magnitude", rate=0.7)
     assert torch.equal(unmeasured.get_buffer("1.running_var"), torch.ones(8))
-    assert change.notes[-1] == "no calibration data: normalization statistics are those of the unpruned model"
+    assert "no calibration data: normalization statistics are those of the unpruned model" in change.notes
 
 
 class Backwards(nn.Module):

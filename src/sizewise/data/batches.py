@@ -164,19 +164,14 @@ class CalibrationSample:
         self.loader, self.limit, self.where = loader, limit, where
 
     def __iter__(self) -> Iterator[Inputs]:
-        left = self.limit
-        for inputs, _ in batches(self.loader, self.where):
-            yield inputs
-            left -= examples_in(inputs)
-            if left <= 0:
-                return
+        yield from first_batches((inputs for inputs, _ in batches(self.loader, self.where)), self.limit)
 
 
 def first_batches(inputs: Iterable[Inputs], examples: int) -> Iterator[Inputs]:
     """Batches from the start until they hold at least so many examples."""
     seen = 0
     for batch in inputs:
+        yield batch
+        seen += examples_in(batch)
         if seen >= examples:
             return
-        seen += examples_in(batch)
-        yield batch

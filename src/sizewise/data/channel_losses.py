@@ -37,9 +37,7 @@ class GroupLoss:
     losses: tuple[float, ...]
 
 
-def group_losses(
-    model: nn.Module, groups: Sequence[Group], batches: Sequence[Inputs], outputs: Outputs, on_group: Callable[[str], None] = lambda _: None
-) -> list[GroupLoss]:
+def group_losses(model: nn.Module, groups: Sequence[Group], batches: Sequence[Inputs], outputs: Outputs) -> list[GroupLoss]:
     """Order and losses of every group.
 
     Within a group, losses are those of the layers that read it, by optimal brain surgery (`arith/surgeon.py`). To make groups
@@ -52,7 +50,6 @@ def group_losses(
         groups: of the model.
         batches: calibration inputs, or none.
         outputs: the model's outputs that count, one row per example.
-        on_group: called with every group's name when it is done.
 
     Raises:
         PreconditionError: activations are not finite; says where.
@@ -69,7 +66,6 @@ def group_losses(
                 found[group.name] = _by_surgery(model, group, readers, statistics, lambda: _change(model, probe, wanted, outputs))
             else:
                 found[group.name] = _by_magnitude(model, group)
-            on_group(group.name)
     return [found[group.name] for group in groups]
 
 

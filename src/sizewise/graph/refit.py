@@ -1,6 +1,6 @@
 """Fit every layer of a pruned model to what the whole model computes at the same place, in the order of running."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,7 @@ MOST_ROWS = 2**17  # positions that one layer is fitted to
 _CONVOLUTIONS = {"conv1d", "conv2d"}
 
 
-def refit(
-    program: ExportedProgram, batches: Sequence[Inputs], kept: Kept, seed: int = 0, on_layer: Callable[[str], None] = lambda _: None
-) -> dict[str, Tensor]:
+def refit(program: ExportedProgram, batches: Sequence[Inputs], kept: Kept, seed: int = 0) -> dict[str, Tensor]:
     """New values of parameters and buffers, in the whole model's shapes, with zeros where channels go.
 
     Convolutions (of one and two dimensions, grouped ones too) and linear layers are fitted by least squares: inputs are the
@@ -36,7 +34,6 @@ def refit(
         batches: calibration inputs; all activations of one place are held at a time.
         kept: what stays of every layer that loses something.
         seed: of the choice of positions where there are more than enough.
-        on_layer: called with the name of every weight that was fitted.
 
     Source: He et al., Channel Pruning, ICCV 2017, for the fit; the asymmetric reconstruction of Zhang et al., Accelerating
     very deep convolutional networks, TPAMI 2016, for pruned inputs against whole outputs. The residual correction is ours.
@@ -51,7 +48,6 @@ def refit(
             layer = _Layer(lockstep, node, name, kept.get(name.rpartition(".")[0], {}))
             if layer.changed():
                 layer.fit(generator)
-                on_layer(name)
     return lockstep.weights
 
 

@@ -77,7 +77,7 @@ def _training(record: AdviceRecord) -> str:
     if not record.sizes:
         return ""
     seeds = fmt.plural(record.seeds, "seed")
-    return f"on {', '.join(f'{size:,}' for size in record.sizes)} examples, {seeds}"
+    return f"on {', '.join(f'{size:,}' for size in record.sizes)} examples, {seeds} on the last"
 
 
 def status(scale: ScaleAdvice) -> str:

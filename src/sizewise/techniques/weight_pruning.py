@@ -22,8 +22,10 @@ from sizewise.arith.sparsity import Pattern, joint_masks, parse_pattern, prune_m
 from sizewise.data.gram import Gram, input_grams
 from sizewise.data.statistics import reestimate_normalization
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
+from sizewise.evaluate.stored import coded_bytes
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.types import Change, Skip
+from sizewise.units import format_bytes
 
 __all__ = ["TECHNIQUE", "WeightPruning"]
 
@@ -101,6 +103,7 @@ class WeightPruning:
             UnsupportedModel: no layer can be pruned.
         """
         model.eval()
+        before = coded_bytes(model)
         pattern = parse_pattern(self.pattern, self.rate)
         method = ("magnitude" if context.calibration is None else "surgeon") if self.method == "auto" else self.method
         layers, skipped = _survey(model, pattern, self.skip)
@@ -119,6 +122,7 @@ class WeightPruning:
             notes.append("no calibration data: normalization statistics are those of the unpruned model")
         else:
             reestimate_normalization(model, context.calibration)
+        notes.append(f"about {format_bytes(coded_bytes(model))} stored where zeros are coded, {format_bytes(before)} before")
         return model, Change(touched=tuple(sorted(zeros)), skipped=tuple(skipped), notes=tuple(notes), record={"zeros": zeros})
 
     def rebuild(self, model: nn.Module, record: Mapping[str, Any], context: Context) -> nn.Module:

@@ -27,7 +27,7 @@ def test_the_decision_comes_first(advice: AdviceRecord) -> None:
     lines = advice_summary(advice).splitlines()
     assert lines[0].startswith("digits: small is recommended (predicted for Example board, 8 GB, 4 threads")
     assert lines[1].startswith("small: +0.40 pt behind large, within 1.00 pt")
-    assert "training on 375, 750, 1,500, 3,000 examples, 3 seeds" in words(advice)
+    assert "training on 375, 750, 1,500, 3,000 examples, 3 seeds on the last" in words(advice)
 
 
 def test_costs_and_limits_before_and_after_shrinking(advice: AdviceRecord) -> None:
