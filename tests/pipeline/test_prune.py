@@ -62,6 +62,13 @@ def test_parameters_may_be_what_counts(model: nn.Module) -> None:
     assert 0.3 < left <= 0.42
 
 
+def test_channel_counts_are_multiples_of_what_is_asked_for(model: nn.Module) -> None:
+    pruned = sizewise.prune_model(model, 0.5, example_inputs=X[:1], calibration=BATCHES, multiple=4)
+    inner = [block.conv1.out_channels for stage in (pruned.layer1, pruned.layer2, pruned.layer3) for block in stage]  # type: ignore[union-attr]
+    assert all(count % 4 == 0 for count in inner)
+    assert inner != [16, 32, 64]
+
+
 def test_in_place_changes_the_very_module(model: nn.Module) -> None:
     want = sizewise.prune_model(model, 0.4, example_inputs=X[:1], calibration=BATCHES)(X)
     found = sizewise.prune_model(model, 0.4, example_inputs=X[:1], calibration=BATCHES, in_place=True)
@@ -101,6 +108,7 @@ def test_what_is_skipped_keeps_its_channels(model: nn.Module) -> None:
         ({"example_inputs": X, "method": "wanda"}, "one method"),
         ({"example_inputs": X, "target": "latency"}, "unknown target"),
         ({"granularity": "3:2"}, "3:2"),
+        ({"example_inputs": X, "multiple": -1}, "multiples of at least 1"),
     ],
 )
 def test_what_cannot_be_meant(model: nn.Module, options: dict[str, Any], what: str) -> None:

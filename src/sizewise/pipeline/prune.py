@@ -29,6 +29,7 @@ def prune_model(
     method: str = "auto",
     target: Literal["macs", "params"] = "macs",
     runtime: str | Runtime = "onnxruntime",
+    multiple: int | None = None,
     skip: Collection[str] = (),
     in_place: bool = False,
     seed: int = 0,
@@ -49,7 +50,9 @@ def prune_model(
         calibration: a loader of inputs, as a task's; targets in it are ignored.
         method: of choosing single weights: "magnitude", "global", "wanda", "surgeon", or "auto". Channels have but "auto".
         target: what `pruning_rate` counts when channels go.
-        runtime: its liking decides which multiples channel counts are rounded to.
+        runtime: where the model will run.
+        multiple: channel counts are multiples of this, where a group has at least twice as many; what the runtime likes by
+            default. 1 keeps more accuracy at the same MACs, and is often slower.
         skip: module paths that are left alone.
         in_place: change `model` itself; where anything fails it stays as it was.
         seed: of everything random.
@@ -64,7 +67,7 @@ def prune_model(
         UnsupportedModel: nothing can be pruned.
     """
     chosen = granularity or ("weight" if example_inputs is None else "channel")
-    technique = make_technique(*_settings(chosen, pruning_rate, method, target, tuple(skip)))
+    technique = make_technique(*_settings(chosen, pruning_rate, method, target, multiple, tuple(skip)))
     if is_graph(model):
         raise PreconditionError("an exported graph cannot be pruned", where="model", hint="prune the module that it was exported from")
     if chosen == "channel" and example_inputs is None:
@@ -85,12 +88,14 @@ def prune_model(
     return _with(pruned, change)
 
 
-def _settings(granularity: str, rate: float, method: str, target: str, skip: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+def _settings(
+    granularity: str, rate: float, method: str, target: str, multiple: int | None, skip: tuple[str, ...]
+) -> tuple[str, dict[str, Any]]:
     if granularity != "channel":
         return "weight_pruning", {"rate": rate, "pattern": granularity, "method": method, "skip": skip}
     if method != "auto":
         raise UsageError("channels are chosen by one method", where="method", got=repr(method), wanted='"auto"')
-    return "channel_pruning", {"rate": rate, "target": target, "skip": skip}
+    return "channel_pruning", {"rate": rate, "target": target, "multiple": multiple or 0, "skip": skip}
 
 
 def _restore_gradients(model: nn.Module, pruned: nn.Module) -> None:

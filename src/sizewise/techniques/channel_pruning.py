@@ -52,7 +52,7 @@ class ChannelPruning:
         skip: module paths whose channels stay.
 
     Raises:
-        UsageError: a rate outside (0, 1) or an unknown target.
+        UsageError: a rate outside (0, 1), a negative multiple or an unknown target.
     """
 
     rate: float = 0.5
@@ -67,6 +67,8 @@ class ChannelPruning:
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise UsageError("rate must be more than 0 and less than 1", where="channel_pruning", got=str(self.rate))
+        if self.multiple < 0:
+            raise UsageError("channels come in multiples of at least 1", where="channel_pruning", got=str(self.multiple))
         if self.target not in get_args(Target):
             raise UsageError("unknown target", where="channel_pruning", got=repr(self.target), wanted=" or ".join(get_args(Target)))
 
