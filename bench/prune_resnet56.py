@@ -11,10 +11,8 @@ normalization statistics on the same pictures. Targets: 2.0 times fewer MACs wit
 
 import copy
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import cifar_task
 import numpy as np
@@ -25,8 +23,8 @@ from torch import nn
 import sizewise
 from sizewise.data.statistics import reestimate_normalization
 from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.timed_files import time_files
 from sizewise.profile.static import static_cost
-from sizewise.profile.timing import time_interleaved
 from sizewise.protocols import Inputs
 
 EXAMPLE = Inputs((torch.zeros(1, 3, 32, 32),))
@@ -48,8 +46,7 @@ def main() -> int:
     )
     rows["torch-pruning"] = _timed(lambda: _by_torch_pruning(whole, ours))
     rows["torch-pruning, statistics"] = _timed(lambda: _reestimated(rows["torch-pruning"][0], calibration))
-    with tempfile.TemporaryDirectory() as folder:
-        speedups = _speedups({name: module for name, (module, _) in rows.items()}, Path(folder))
+    speedups = _speedups({name: module for name, (module, _) in rows.items()})
     for name, (module, seconds) in rows.items():
         times = macs / static_cost(module, EXAMPLE).macs
         accuracy = _accuracy(module, test)
@@ -97,13 +94,9 @@ def _accuracy(module: nn.Module, test: list[tuple[torch.Tensor, torch.Tensor]]) 
     return float(torch.cat(right).mean())
 
 
-def _speedups(modules: dict[str, nn.Module], folder: Path) -> dict[str, str]:
-    runtime, calls = find_runtime("onnxruntime"), {}
-    for index, (name, module) in enumerate(modules.items()):
-        path = folder / f"{index}.onnx"
-        runtime.lower(module.eval(), EXAMPLE, path)
-        calls[name] = runtime.load(path, threads=torch.get_num_threads()).prepare(EXAMPLE)
-    timed = time_interleaved(calls, rounds=21, block_s=0.05)
+def _speedups(modules: dict[str, nn.Module]) -> dict[str, str]:
+    models = {name: (module, EXAMPLE) for name, module in modules.items()}
+    timed = time_files(models, find_runtime("onnxruntime"), torch.get_num_threads(), rounds=21, block_s=0.05)
     found = {name: timed.ratio("whole", name) for name in modules}
     return {name: f"{r.value:.2f} x [{r.low:.2f}, {r.high:.2f}] faster" for name, r in found.items()}
 

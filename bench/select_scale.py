@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ import numpy as np
 from sizewise.devices.loader import load_device
 from sizewise.evaluate.scoring import Split, module_call, score
 from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.timed_files import time_files
 from sizewise.pipeline.train import train_scale
 from sizewise.pipeline.workers import run_jobs
-from sizewise.profile.timing import time_interleaved
 from sizewise.tasks.loading import load_task
 
 HERE = Path(__file__).parent
@@ -77,14 +76,9 @@ def _cost_shares(profiles: dict[str, Any], latency: dict[str, float], chosen: st
 def _latencies(task: str, scales: list[str]) -> dict[str, float]:
     """Median latency of the float files, side by side in more rounds than `select` takes."""
     loaded, runtime, threads = load_task(task), find_runtime("onnxruntime"), load_device("local").threads
-    calls = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for scale in dict.fromkeys(scales):
-            path = Path(folder) / f"{scale}.onnx"
-            runtime.lower(loaded.build(scale, 0).eval(), loaded.example, path)
-            calls[scale] = runtime.load(path, threads=threads).prepare(loaded.example)
-    timed = time_interleaved(calls, rounds=41, block_s=0.05)
-    return {scale: timed.latency(scale).value for scale in calls}
+    models = {scale: (loaded.build(scale, 0).eval(), loaded.example) for scale in scales}
+    timed = time_files(models, runtime, threads, rounds=41, block_s=0.05)
+    return {scale: timed.latency(scale).value for scale in models}
 
 
 def _test_quality(task: str, scales: list[str], out: Path) -> dict[str, float]:

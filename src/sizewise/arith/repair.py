@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sizewise.arith.moments import Gram
+
 __all__ = ["Regression"]
 
 
@@ -16,35 +18,27 @@ class Regression:
     Sums are in double precision; nothing else of the data is kept.
 
     Attributes:
-        inputs: sums of products of inputs, [groups, in, in].
+        inputs: moments of the inputs.
         cross: sums of products of wanted outputs and inputs, [groups, out, in].
-        input_sum, output_sum: [groups, in], [groups, out].
-        n: rows seen.
+        outputs: sums of wanted outputs, [groups, out].
     """
 
-    inputs: Float[Tensor, "groups in in"]
+    inputs: Gram
     cross: Float[Tensor, "groups out in"]
-    input_sum: Float[Tensor, "groups in"]
-    output_sum: Float[Tensor, "groups out"]
-    n: int = 0
+    outputs: Float[Tensor, "groups out"]
 
     @staticmethod
     def empty(groups: int, outputs: int, inputs: int) -> "Regression":
         """Nothing seen yet."""
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64)
-
-        return Regression(zeros(groups, inputs, inputs), zeros(groups, outputs, inputs), zeros(groups, inputs), zeros(groups, outputs))
+        both = torch.zeros(groups, outputs, inputs + 1, dtype=torch.float64)
+        return Regression(Gram.empty(groups, inputs), both[:, :, 1:], both[:, :, 0])
 
     def add(self, x: Float[Tensor, "groups rows in"], y: Float[Tensor, "groups rows out"]) -> None:
         """Take in rows of inputs and of wanted outputs."""
         x, y = x.float(), y.float()
-        self.inputs += (x.mT @ x).double().cpu()
-        self.cross += (y.mT @ x).double().cpu()
-        self.input_sum += x.sum(1).double().cpu()
-        self.output_sum += y.sum(1).double().cpu()
-        self.n += x.shape[1]
+        self.inputs.add(x)
+        self.cross += (y.mT @ x).to(self.cross)
+        self.outputs += y.sum(1).to(self.outputs)
 
     def solve(
         self, start: Float[Tensor, "groups out in"], *, intercept: bool, damping: float = 1e-3
@@ -62,10 +56,9 @@ class Regression:
         Source: ridge regression; He et al., Channel Pruning, ICCV 2017, section 3.1, fit pruned layers so. Deviation: towards
         the weights there are instead of towards zero.
         """
-        a, b = self.inputs / self.n, self.cross / self.n
-        mean_x, mean_y = self.input_sum / self.n, self.output_sum / self.n
+        mean_x, mean_y = self.inputs.mean, self.outputs / self.inputs.n
+        a, b = self.inputs.covariance if intercept else self.inputs.products, self.cross / self.inputs.n
         if intercept:
-            a = a - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
             b = b - mean_y.unsqueeze(2) * mean_x.unsqueeze(1)
         ridge = damping * a.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
         a_damped = a + ridge[:, None, None] * torch.eye(a.shape[1], dtype=a.dtype)

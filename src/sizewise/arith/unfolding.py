@@ -19,31 +19,35 @@ def input_rows(
     dilation: Sequence[int],
     groups: int = 1,
 ) -> Rows:
-    """What a convolution of one or two dimensions multiplies its weights with.
+    """What a convolution of any number of dimensions multiplies its weights with.
 
     Args:
         x: input of the layer.
-        kernel, stride, padding, dilation: per dimension; padding may be "same" or "valid".
+        kernel, stride, padding, dilation: per dimension; padding, with zeros, may be "same" or "valid".
         groups: of the convolution.
 
     Returns:
         for every group a matrix whose columns are in the order of `weight.flatten(1)`.
     """
-    if isinstance(padding, str):
-        x, padding = _padded(x, kernel, dilation) if padding == "same" else x, [0] * len(kernel)
-    if len(kernel) == 1:
-        x, kernel, stride, padding, dilation = x.unsqueeze(2), (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
-    columns = F.unfold(x, tuple(kernel), tuple(dilation), tuple(padding), tuple(stride))
-    batch, size, positions = columns.shape
-    return columns.reshape(batch, groups, size // groups, positions).permute(1, 0, 3, 2).reshape(groups, batch * positions, size // groups)
+    x = F.pad(x, _sides(kernel, padding, dilation))
+    for dim, size, step, stretch in zip(range(2, x.ndim), kernel, stride, dilation, strict=True):
+        x = x.unfold(dim, stretch * (size - 1) + 1, step)[..., ::stretch]
+    # now [batch, channels, *positions, *kernel], a view of the padded input until flatten copies it
+    batch, channels = x.shape[:2]
+    apart = x.reshape(batch, groups, channels // groups, *x.shape[2:]).movedim(2, 2 + len(kernel))
+    return apart.transpose(0, 1).flatten(2 + len(kernel)).flatten(1, -2)
 
 
-def _padded(x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
+def _sides(kernel: Sequence[int], padding: Sequence[int] | str, dilation: Sequence[int]) -> list[int]:
+    """Zeros before and after, the last dimension first."""
     sides: list[int] = []
-    for size, step in zip(reversed(kernel), reversed(dilation), strict=True):
-        whole = step * (size - 1)
-        sides += [whole // 2, whole - whole // 2]
-    return F.pad(x, sides)
+    for index in reversed(range(len(kernel))):
+        if isinstance(padding, str):
+            whole = dilation[index] * (kernel[index] - 1) if padding == "same" else 0
+            sides += [whole // 2, whole - whole // 2]
+        else:
+            sides += [padding[index]] * 2
+    return sides
 
 
 def output_rows(y: Float[Tensor, "batch channels *space"], groups: int = 1) -> Rows:

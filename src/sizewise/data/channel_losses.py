@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sizewise.arith.channels import group_magnitude
+from sizewise.arith.moments import Gram
 from sizewise.arith.surgeon import Reader, removal_order
 from sizewise.arith.unfolding import input_rows
 from sizewise.data.batches import first_batches
+from sizewise.data.gram import input_grams
 from sizewise.errors import PreconditionError
 from sizewise.graph.groups import Group, Member
 from sizewise.graph.surgery import is_depthwise
@@ -111,52 +113,24 @@ def _chunks(model: nn.Module, groups: Sequence[Group]) -> Iterator[list[Group]]:
         yield chunk
 
 
-@dataclass
-class _Sums:
-    total: Float[Tensor, " columns"]
-    products: Float[Tensor, "columns columns"]
-    n: int = 0
-
-    @property
-    def mean(self) -> Float[Tensor, " columns"]:
-        return self.total / self.n
-
-    @property
-    def covariance(self) -> Float[Tensor, "columns columns"]:
-        return self.products / self.n - torch.outer(self.mean, self.mean)
-
-
-def _statistics(model: nn.Module, readers: Sequence[Member], batches: Sequence[Inputs]) -> dict[str, _Sums]:
-    found: dict[str, _Sums] = {}
-
-    def hook(path: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        rows = _rows(layer, args[0].float())
-        size = rows.shape[1]
-        sums = found.setdefault(path, _Sums(torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)))
-        sums.total += rows.sum(0).double().cpu()
-        sums.products += (rows.T @ rows).double().cpu()
-        sums.n += len(rows)
-
-    with ExitStack() as stack, torch.no_grad():
-        for path in {member.path for member in readers}:
-            handle = model.get_submodule(path).register_forward_pre_hook(partial(hook, path))
-            stack.callback(handle.remove)
-        for batch in batches:
-            batch.call(model)
-    for path, sums in found.items():
-        if not bool(torch.isfinite(sums.products).all()):
+def _statistics(model: nn.Module, readers: Sequence[Member], batches: Sequence[Inputs]) -> dict[str, Gram]:
+    found = input_grams(model, {member.path for member in readers}, batches, _rows)
+    for path, gram in found.items():
+        if not bool(torch.isfinite(gram.squares).all()):
             raise PreconditionError("what flows into this layer is not finite", where=path, hint="look at the data and the weights")
     return found
 
 
-def _rows(layer: nn.Module, x: Tensor) -> Tensor:
-    """Columns in the order of the weight's: inputs of a linear layer, channels and taps, or channels alone."""
+def _rows(layer: nn.Module, x: Tensor) -> Iterator[Float[Tensor, "1 n in"]]:
+    """Columns in the order of the weight's: inputs of a linear layer, channels and taps, or channels alone; single precision."""
+    x = x.float()
     if isinstance(layer, nn.Linear):
-        return x.reshape(-1, x.shape[-1])
-    if _unfolds(layer):
+        yield x.reshape(1, -1, x.shape[-1])
+    elif _unfolds(layer):
         assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-        return input_rows(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation)[0]
-    return x.movedim(1, -1).reshape(-1, x.shape[1])
+        yield input_rows(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    else:
+        yield x.movedim(1, -1).reshape(1, -1, x.shape[1])
 
 
 def _matrix(layer: nn.Module) -> Tensor:
@@ -184,11 +158,11 @@ def _columns(layer: nn.Module, member: Member, channels: int) -> list[list[int]]
 
 
 def _by_surgery(
-    model: nn.Module, group: Group, readers: Sequence[Member], statistics: Mapping[str, _Sums], change: Callable[[], float]
+    model: nn.Module, group: Group, readers: Sequence[Member], statistics: Mapping[str, Gram], change: Callable[[], float]
 ) -> GroupLoss:
     layers = [model.get_submodule(member.path) for member in readers]
     problem = [
-        Reader(_matrix(layer), statistics[member.path].covariance, _columns(layer, member, group.channels))
+        Reader(_matrix(layer), statistics[member.path].covariance[0], _columns(layer, member, group.channels))
         for layer, member in zip(layers, readers, strict=True)
     ]
     removal = removal_order(problem, keep=(group.channels - group.channels // 2))
@@ -198,7 +172,7 @@ def _by_surgery(
         return GroupLoss(removal.order, losses)
     with ExitStack() as stack:
         for layer, member, before, after in zip(layers, readers, problem, removal.weights, strict=True):
-            _try(stack, layer, _like(layer, after), (before.weight.double() - after) @ statistics[member.path].mean)
+            _try(stack, layer, _like(layer, after), (before.weight.double() - after) @ statistics[member.path].mean[0].cpu())
         factor = change() / half
     return GroupLoss(removal.order, tuple(factor * loss for loss in losses))
 

@@ -8,7 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sizewise.protocols import Inputs
 
-__all__ = ["reestimate_normalization"]
+__all__ = ["normalizations", "reestimate_normalization"]
+
+
+def normalizations(model: nn.Module) -> list[_BatchNorm]:
+    """The batch normalizations that keep statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 def reestimate_normalization(model: nn.Module, inputs: Iterable[Inputs]) -> int:
@@ -21,7 +26,7 @@ def reestimate_normalization(model: nn.Module, inputs: Iterable[Inputs]) -> int:
         how many normalizations were treated. The model is left in eval mode; without a batch, or when one fails, the old
         statistics stay.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = normalizations(model)
     model.eval()
     if not norms:
         return 0

@@ -108,7 +108,7 @@ class _Layer:
         regression = Regression.empty(groups, len(rows), len(columns))
         for x, y in self._data(generator, groups):
             regression.add(x[:, :, columns], y[:, :, rows])
-        if not regression.n:
+        if not regression.inputs.n:
             return
         found, constant = regression.solve(start, intercept=self.behind.sink is not None)
         flat = weight.flatten(1).reshape(groups, -1, weight[0].numel()).clone()

@@ -14,7 +14,7 @@ from sizewise.graph.trace import eval_copy, is_graph
 from sizewise.protocols import Context, Technique, Trait
 from sizewise.types import Change, Plan
 
-__all__ = ["apply_plan", "make_technique", "rebuild_plan"]
+__all__ = ["apply_plan", "make_technique", "rebuild_plan", "run_technique"]
 
 
 def make_technique(name: str, settings: Mapping[str, Any]) -> Technique:
@@ -49,10 +49,7 @@ def apply_plan(model: nn.Module, plan: Plan, context: Context) -> tuple[nn.Modul
     for step in plan.steps:
         technique = make_technique(step.technique, step.settings)
         _check_traits(step.technique, technique, traits)
-        technique.requires(current, context)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
-            current, change = technique.apply(current, context)
+        current, change = run_technique(technique, current, context)
         _check_outputs(step.technique, current, context)
         traits = traits & ~technique.removes | technique.gives
         steps.append(replace(step, record=change.record))
@@ -60,6 +57,19 @@ def apply_plan(model: nn.Module, plan: Plan, context: Context) -> tuple[nn.Modul
     if _marks(model) != before:
         raise InternalError("a technique changed the original model", where=plan.label)
     return current, replace(plan, steps=tuple(steps)), tuple(changes)
+
+
+def run_technique(technique: Technique, model: nn.Module, context: Context) -> tuple[nn.Module, Change]:
+    """Let a technique change `model` itself, if it can, under the context's seed.
+
+    Raises:
+        PreconditionError: the technique's own precondition fails.
+        UnsupportedModel: it cannot treat the model.
+    """
+    technique.requires(model, context)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(context.seed)
+        return technique.apply(model, context)
 
 
 def rebuild_plan(model: nn.Module, plan: Plan, context: Context) -> nn.Module:

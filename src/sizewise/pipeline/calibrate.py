@@ -8,7 +8,6 @@ geometric mean counts.
 import hashlib
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from sizewise.errors import UsageError
 from sizewise.files import write_bytes
-from sizewise.profile.timing import time_interleaved
+from sizewise.pipeline.timed_files import time_files
 from sizewise.protocols import Inputs, Progress, Runtime, Silent
 from sizewise.types import Device, Rates, from_json, to_json
 
@@ -184,15 +183,10 @@ def calibrate(runtime: Runtime, threads: int, *, rounds: int = 7) -> Rates:
 
 
 def _time(chains: Mapping[str, _Chain], runtime: Runtime, threads: int, rounds: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        calls = {}
-        for index, (name, chain) in enumerate(chains.items()):
-            example = Inputs((torch.randn(chain.shape),))
-            path = Path(folder) / f"{index}-{runtime.file_name}"
-            runtime.lower(chain.build().eval(), example, path)
-            calls[name] = runtime.load(path, threads=threads).prepare(example)
-        timed = time_interleaved(calls, rounds=rounds, block_s=0.01, warmup_s=0.02)
+        models = {name: (chain.build().eval(), Inputs((torch.randn(chain.shape),))) for name, chain in chains.items()}
+        timed = time_files(models, runtime, threads, rounds=rounds, block_s=0.01, warmup_s=0.02)
     return {name: timed.latency(name).value for name in chains}
 
 

@@ -3,20 +3,17 @@
 from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from sizewise.data.batches import CalibrationSample, as_inputs
 from sizewise.errors import PreconditionError, UsageError
 from sizewise.graph.trace import eval_copy, is_graph
-from sizewise.pipeline.apply import make_technique
+from sizewise.pipeline.apply import make_technique, run_technique
 from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.setup import CALIBRATION_EXAMPLES
 from sizewise.protocols import Context, Inputs, Runtime
-from sizewise.types import Change
 
 __all__ = ["prune_model"]
-
-EXAMPLES = 512  # of the calibration data that are used
 
 
 def prune_model(
@@ -74,18 +71,15 @@ def prune_model(
         raise UsageError("channels cannot be followed without example inputs", where="prune_model", wanted="example_inputs=...")
     found = find_runtime(runtime)
     example = as_inputs(example_inputs) if example_inputs is not None else Inputs(())
-    data = CalibrationSample(calibration, EXAMPLES) if calibration is not None else None
+    data = CalibrationSample(calibration, CALIBRATION_EXAMPLES) if calibration is not None else None
     context = Context(example, data, found.scheme, found.channel_multiple, seed)
-    twin = eval_copy(model)
-    technique.requires(twin, context)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        pruned, change = technique.apply(twin, context)
+    pruned, change = run_technique(technique, eval_copy(model), context)
     _restore_gradients(model, pruned)
     if in_place:
         _transplant(pruned, model)
         pruned = model
-    return _with(pruned, change)
+    pruned.pruning = change  # type: ignore[assignment]
+    return pruned
 
 
 def _settings(
@@ -111,8 +105,3 @@ def _transplant(source: nn.Module, target: nn.Module) -> None:
     for path, module in list(target.named_modules()):
         other = held[path]
         vars(module).update({name: value for name, value in vars(other).items() if name != "_modules"})
-
-
-def _with(module: nn.Module, change: Change) -> nn.Module:
-    module.pruning = change  # type: ignore[assignment]
-    return module

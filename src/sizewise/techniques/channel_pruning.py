@@ -20,14 +20,14 @@ from torch import nn
 from sizewise.arith.allocation import allocate
 from sizewise.data.batches import examples_in, first_batches
 from sizewise.data.channel_losses import GroupLoss, group_losses
-from sizewise.data.statistics import reestimate_normalization
+from sizewise.data.statistics import normalizations, reestimate_normalization
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
 from sizewise.evaluate.metrics import primary_output
 from sizewise.graph.coupling import channel_groups
 from sizewise.graph.groups import Group
 from sizewise.graph.refit import refit
 from sizewise.graph.surgery import is_depthwise, keep_indices
-from sizewise.graph.trace import batch_size, eval_copy, output_layers, trace
+from sizewise.graph.trace import batch_size, output_layers, trace
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.types import Change, Cost, Skip
@@ -101,7 +101,7 @@ class ChannelPruning:
         counts, reached = self._counts(model, groups, losses, profile, context.channel_multiple)
         kept = _kept(groups, losses, counts)
         notes = [f"{100 * reached:.1f} % of the {_WORDS[self.target]} removed"]
-        whole = eval_copy(model)
+        wanted = _outputs(model, batches)
         usable = batches if traced.batch == "dynamic" else [b for b in batches if batch_size(b) == traced.batch]
         fitting = list(first_batches(usable, _examples_held(profile)))
         if fitting:
@@ -112,7 +112,7 @@ class ChannelPruning:
             notes[-1] += ": what is left does not make up for what is gone"
         _cut(model, kept)
         _check_runs(model, context)
-        _reestimate(model, whole, batches)
+        _reestimate(model, batches, wanted)
         spared = [Skip(what=g.name, reason="spared: others lose less") for g, n in zip(groups, counts, strict=True) if not n]
         record = {"kept": kept, "reached": reached}
         return model, Change(touched=tuple(sorted(kept)), skipped=(*skipped, *left, *spared), notes=tuple(notes), record=record)
@@ -224,20 +224,23 @@ def _cut(model: nn.Module, kept: Mapping[str, Mapping[str, list[int]]]) -> None:
             keep_indices(model.get_submodule(path), "out" if axis == "out" else "in", rows)
 
 
-def _reestimate(model: nn.Module, whole: nn.Module, batches: Sequence[Inputs]) -> None:
-    """Re-estimate normalization where that brings the outputs nearer to the whole model's."""
-    if not batches:
+def _reestimate(model: nn.Module, batches: Sequence[Inputs], wanted: Sequence[torch.Tensor]) -> None:
+    """Re-estimate normalization where that brings the outputs nearer to the wanted ones, which are the whole model's."""
+    if not batches or not normalizations(model):
         return
-    wanted = _outputs(whole, batches)
-    before = float((_outputs(model, batches) - wanted).square().mean())
-    old = {name: value.clone() for name, value in model.state_dict().items()}
-    if reestimate_normalization(model, batches) and float((_outputs(model, batches) - wanted).square().mean()) > before:
+    before, old = _distance(model, batches, wanted), {name: value.clone() for name, value in model.state_dict().items()}
+    reestimate_normalization(model, batches)
+    if _distance(model, batches, wanted) > before:
         model.load_state_dict(old)
 
 
-def _outputs(model: nn.Module, batches: Sequence[Inputs]) -> torch.Tensor:
+def _distance(model: nn.Module, batches: Sequence[Inputs], wanted: Sequence[torch.Tensor]) -> float:
+    return float((torch.cat(_outputs(model, batches)) - torch.cat(list(wanted))).square().mean())
+
+
+def _outputs(model: nn.Module, batches: Sequence[Inputs]) -> list[torch.Tensor]:
     with torch.no_grad():
-        return torch.cat([_output(model, batch) for batch in batches])
+        return [_output(model, batch) for batch in batches]
 
 
 def _output(model: nn.Module, batch: Inputs) -> torch.Tensor:

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
+from sizewise.arith.moments import Gram
 from sizewise.arith.sparsity import Pattern, joint_masks, parse_pattern, prune_mask, refit_kept, surgeon_prune, wanda
-from sizewise.data.gram import Gram, input_grams
+from sizewise.data.gram import input_grams
 from sizewise.data.statistics import reestimate_normalization
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.evaluate.stored import coded_bytes
