@@ -49,6 +49,13 @@ def test_without_example_inputs_weights_become_zero(model: nn.Module) -> None:
     assert [m.weight.shape for m in layers] == [m.weight.shape for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
 
+def test_calibration_alone_is_enough_for_weights(model: nn.Module) -> None:
+    found = sizewise.prune_model(model, 0.5, calibration=BATCHES)
+    want = sizewise.prune_model(model, 0.5, calibration=BATCHES, granularity="weight", example_inputs=X[:1])
+    assert "chosen by surgeon" in found.pruning.notes  # type: ignore[union-attr, operator]
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), want.state_dict().values(), strict=True))
+
+
 def test_two_of_four(model: nn.Module) -> None:
     pruned = sizewise.prune_model(model, granularity="2:4", example_inputs=X[:1], calibration=BATCHES)
     weight: torch.Tensor = pruned.layer1[0].conv1.weight  # type: ignore[union-attr, index]

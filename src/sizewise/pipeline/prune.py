@@ -70,8 +70,8 @@ def prune_model(
     if chosen == "channel" and example_inputs is None:
         raise UsageError("channels cannot be followed without example inputs", where="prune_model", wanted="example_inputs=...")
     found = find_runtime(runtime)
-    example = as_inputs(example_inputs) if example_inputs is not None else Inputs(())
     data = CalibrationSample(calibration, CALIBRATION_EXAMPLES) if calibration is not None else None
+    example = as_inputs(example_inputs) if example_inputs is not None else next(iter(data or ()), Inputs(()))
     context = Context(example, data, found.scheme, found.channel_multiple, seed)
     pruned, change = run_technique(technique, eval_copy(model), context)
     _restore_gradients(model, pruned)
