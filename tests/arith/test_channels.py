@@ -54,3 +54,11 @@ def test_a_layer_with_many_rows_per_channel_does_not_decide_for_the_group() -> N
     linear = torch.cat([torch.full((16, 1), 2.0), torch.full((16, 1), 1.0)])  # channel 0 is twice as strong
     scores = group_magnitude([conv, linear], [[0, 1], [0] * 16 + [1] * 16], 2)
     assert scores[1] > scores[0]
+
+
+def test_rows_of_no_channel_count_for_none() -> None:
+    weights, with_strangers = _weights(), torch.full((2, 4), 50.0)
+    first = torch.cat([weights[0][:1], with_strangers, weights[0][1:]])
+    whole = group_magnitude(weights, OWNERS, CHANNELS)
+    assert torch.allclose(group_magnitude([first, weights[1]], [[0, -1, -1, 1, 2], OWNERS[1]], CHANNELS), whole)
+    assert group_magnitude([with_strangers], [[-1, -1]], CHANNELS).tolist() == [0.0, 0.0, 0.0]

@@ -13,7 +13,7 @@ def allocate(
     From nothing removed, the step with the least loss per saved cost is taken until the cost is at most `target`: along the
     lower hull of every group's loss, so that a costly channel on the way to cheap ones hides none of them. Savings are those
     at the present counts of all groups, since a layer between two groups costs the product of what both keep. The last step
-    goes no further than needed.
+    goes no further than needed, and what its overshoot allows is put back.
 
     Args:
         losses: per group, the loss with 0, 1, 2, ... channels removed, rising from 0.
@@ -48,7 +48,26 @@ def allocate(
             now = cost(counts)
             if now <= target:
                 break
-    return counts
+    return _given_back(counts, losses, cost, target, levels)
+
+
+def _given_back(
+    counts: list[int],
+    losses: Sequence[Sequence[float]],
+    cost: Callable[[Sequence[int]], float],
+    target: float,
+    levels: Sequence[Sequence[int]],
+) -> list[int]:
+    """Channels put back, those with the most loss first, as long as the cost stays within the target: the last step went too far."""
+    while True:
+        steps = []
+        for index, count in enumerate(counts):
+            fewer = [*counts[:index], max((level for level in levels[index] if level < count), default=count), *counts[index + 1 :]]
+            if fewer[index] < count and cost(fewer) <= target:
+                steps.append((losses[index][count] - losses[index][fewer[index]], fewer))
+        if not steps:
+            return counts
+        counts = max(steps)[1]
 
 
 def lower_hull(levels: Sequence[int], losses: Sequence[float]) -> list[int]:

@@ -19,15 +19,16 @@ def group_magnitude(
 
     Args:
         weights: one matrix per member, rows along the axis that is cut.
-        channel_of: for every row of a member, the channel it belongs to.
+        channel_of: for every row of a member, the channel it belongs to, -1 where it belongs to none.
         channels: channels of the group.
 
     Source: Fang et al., DepGraph, CVPR 2023, section 3.3 (group norm). Deviation: normalized per layer.
     """
     total = torch.zeros(channels, dtype=torch.float64)
     for matrix, owner in zip(weights, channel_of, strict=True):
-        squares = matrix.detach().double().cpu().square().sum(1)
+        owned = torch.tensor(list(owner)) >= 0
+        squares = matrix.detach().double().cpu().square().sum(1)[owned]
         whole = squares.sum()
         if whole > 0:
-            total.index_add_(0, torch.tensor(list(owner)), squares / whole * channels)
+            total.index_add_(0, torch.tensor(list(owner))[owned], squares / whole * channels)
     return total.sqrt()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Reader", "Removal", "removal_order"]
+__all__ = ["Reader", "Removal", "absorbed", "removal_order"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Reader:
     Attributes:
         weight: one row per output, one column per input (of a convolution: per channel and tap).
         covariance: of the inputs, in the order of the columns.
-        columns: per channel, the columns that go with it; as many for every channel.
+        columns: per channel, the columns that go with it; as many for every channel. Columns of no channel always stay.
     """
 
     weight: Float[Tensor, "out in"]
@@ -55,7 +55,8 @@ def removal_order(readers: Sequence[Reader], keep: int = 1, damping: float = 1e-
 
     Source: Kurtic, Frantar, Alistarh, ZipLM, NeurIPS 2023, section 3.1, after Hassibi and Stork, Optimal brain surgeon, NIPS
     1992. Deviations: the covariance instead of the second moment, since a constant is taken up by a bias or a normalization;
-    several readers at once; convolutions by unfolding.
+    several readers at once, with columns beside
+    those of the channels; convolutions by unfolding.
     """
     states = [_State.of(reader, damping) for reader in readers]
     alive = list(range(len(readers[0].columns)))
@@ -71,13 +72,14 @@ def removal_order(readers: Sequence[Reader], keep: int = 1, damping: float = 1e-
         for state in states:
             state.remove(place)
     kept = sorted([*order, *alive][len(order) + 1 - keep :])
-    return Removal((*order, *alive), tuple(losses), tuple(_updated(reader, kept, damping) for reader in readers))
+    return Removal((*order, *alive), tuple(losses), tuple(absorbed(reader, kept, damping) for reader in readers))
 
 
-def _updated(reader: Reader, kept: Sequence[int], damping: float) -> Float[Tensor, "out in"]:
+def absorbed(reader: Reader, kept: Sequence[int], damping: float = 1e-4) -> Float[Tensor, "out in"]:
     """The weights after all removals at once: W_K' = W (C + d I)_:K (C + d I)_KK^-1, which is what the single updates add up to."""
     weight = reader.weight.detach().double().cpu()
-    columns = torch.tensor([column for channel in kept for column in reader.columns[channel]])
+    gone = {column for channel, own in enumerate(reader.columns) if channel not in kept for column in own}
+    columns = torch.tensor([column for column in range(weight.shape[1]) if column not in gone])
     damped = _damped(reader.covariance, damping)
     found = torch.zeros_like(weight)
     found[:, columns] = torch.linalg.solve(damped[columns][:, columns], (weight @ damped[:, columns]).T).T
@@ -105,9 +107,10 @@ class _State:
     def of(reader: Reader, damping: float) -> "_State":
         columns = torch.tensor([list(c) for c in reader.columns])
         flat = columns.flatten()
-        weight, covariance = reader.weight.detach().double().cpu()[:, flat], reader.covariance.double().cpu()[flat][:, flat]
+        weight, covariance = reader.weight.detach().double().cpu(), reader.covariance.double().cpu()
         variance = float(torch.einsum("oi,oi->", weight @ covariance, weight))
-        inverse = torch.linalg.inv(_damped(covariance, damping))
+        inverse = torch.linalg.inv(_damped(covariance, damping))[flat][:, flat]
+        weight = weight[:, flat]
         if weight.shape[0] > weight.shape[1]:
             weight = torch.linalg.qr(weight, mode="r").R
         shape = tuple(columns.shape)

@@ -19,12 +19,14 @@ from sizewise.protocols import Inputs
 
 __all__ = [
     "CalibrationSample",
+    "LabelledSample",
     "as_inputs",
     "batches",
     "check_loader",
     "digest",
     "examples_in",
     "first_batches",
+    "rebatched",
     "split_batch",
     "with_batch",
 ]
@@ -145,6 +147,39 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
     return Inputs(args, kwargs)
 
 
+def rebatched(source: Iterable[Inputs], size: int) -> Iterator[Inputs]:
+    """The same examples in batches of another size; what is left over at the end is dropped.
+
+    Tensors whose first dimension is not the batch are taken from the first batch.
+    """
+    held: list[Inputs] = []
+    for batch in source:
+        for row in range(examples_in(batch)):
+            held.append(_row(batch, row))
+            if len(held) == size:
+                yield _joined(held)
+                held = []
+
+
+def _row(batch: Inputs, row: int) -> Inputs:
+    examples = examples_in(batch)
+
+    def pick(leaf: Any) -> Any:
+        return leaf[row : row + 1] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == examples else leaf
+
+    args, kwargs = pytree.tree_map(pick, (batch.args, dict(batch.kwargs or {})))
+    return Inputs(args, kwargs)
+
+
+def _joined(rows: list[Inputs]) -> Inputs:
+    def join(*leaves: Any) -> Any:
+        first = leaves[0]
+        return torch.cat(leaves) if isinstance(first, Tensor) and first.ndim and first.shape[0] == 1 else first
+
+    args, kwargs = pytree.tree_map(join, *((row.args, dict(row.kwargs or {})) for row in rows))
+    return Inputs(args, kwargs)
+
+
 def digest(inputs: Inputs, target: Any, into: "hashlib._Hash") -> None:
     """Add one batch's bytes, shapes and dtypes to a running hash."""
     for leaf in pytree.tree_leaves((inputs.args, dict(inputs.kwargs or {}), target)):
@@ -165,6 +200,21 @@ class CalibrationSample:
 
     def __iter__(self) -> Iterator[Inputs]:
         yield from first_batches((inputs for inputs, _ in batches(self.loader, self.where)), self.limit)
+
+
+class LabelledSample:
+    """The same with targets, None where a batch has none."""
+
+    def __init__(self, loader: Iterable[Any], limit: int, where: str = "calibration") -> None:
+        self.loader, self.limit, self.where = loader, limit, where
+
+    def __iter__(self) -> Iterator[tuple[Inputs, Any]]:
+        seen = 0
+        for inputs, target in batches(self.loader, self.where):
+            yield inputs, target
+            seen += examples_in(inputs)
+            if seen >= self.limit:
+                return
 
 
 def first_batches(inputs: Iterable[Inputs], examples: int) -> Iterator[Inputs]:

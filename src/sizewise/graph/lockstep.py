@@ -24,13 +24,16 @@ class Lockstep:
 
     Attributes:
         graph: what runs; weights are "get_attr" nodes whose target is the tensor's name.
-        weights: the twin's tensors by name; those of the whole model until they are replaced.
+        weights: the twin's tensors by `name`; those of the whole model until they are replaced.
     """
 
     def __init__(self, program: ExportedProgram, batches: Sequence[Inputs]) -> None:
         module = program.module(check_guards=False)
         self.graph = module.graph
-        self._whole = {name: t.detach() for name, t in (*module.named_parameters(), *module.named_buffers())}
+        named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        first: dict[int, str] = {}
+        self._names = {name: first.setdefault(id(tensor), name) for name, tensor in named}
+        self._whole = {name: tensor.detach() for name, tensor in named if self._names[name] == name}
         self._constant = {n.target: _attribute(module, n.target) for n in self.graph.nodes if n.op == "get_attr"}
         self.weights = dict(self._whole)
         self._inputs = [pytree.tree_leaves((b.args, dict(b.kwargs or {})), is_leaf=lambda leaf: leaf is None) for b in batches]
@@ -58,6 +61,15 @@ class Lockstep:
         """The twin's, per batch."""
         return self._values[True][node]
 
+    def name(self, weight: Node | str) -> str:
+        """The name that a weight goes by in `weights`: tied ones, which have several, share the first."""
+        name = weight if isinstance(weight, str) else str(weight.target)
+        return self._names.get(name, name)
+
+    def whole_tensor(self, name: str) -> Tensor:
+        """A weight of the whole model."""
+        return self._whole[name]
+
     def known(self, node: Node) -> bool:
         """Whether both have computed the node and still hold it."""
         return node in self._values[True] and node in self._values[False]
@@ -74,7 +86,7 @@ class Lockstep:
 
         def look(used: Node) -> Any:
             if used.op == "get_attr":  # looked up late: the graph names all weights before it uses any
-                return weights.get(str(used.target), self._constant[used.target])
+                return weights.get(self.name(used), self._constant[used.target])
             return self._values[twin][used][batch]
 
         function: Callable[..., Any] = node.target  # type: ignore[assignment]

@@ -1,73 +1,90 @@
 """Fit every layer of a pruned model to what the whole model computes at the same place, in the order of running."""
 
+import copy
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
 from sizewise.arith.repair import Regression
 from sizewise.arith.unfolding import input_rows, output_rows
+from sizewise.graph.flow import arguments, shape_of
 from sizewise.graph.lockstep import Lockstep
-from sizewise.protocols import Inputs
+from sizewise.graph.refit_recurrent import fit_recurrent, is_recurrent
+from sizewise.graph.surgery import WHOLE, axes, axis_size, zero_indices
+from sizewise.protocols import Inputs, Progress, Silent
 
 __all__ = ["Kept", "refit"]
 
 Kept = Mapping[str, Mapping[str, Sequence[int]]]  # module path, "out" or "in", the indices that stay
 MOST_ROWS = 2**17  # positions that one layer is fitted to
-_CONVOLUTIONS = {"conv1d", "conv2d"}
+_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+_TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 
 
-def refit(program: ExportedProgram, batches: Sequence[Inputs], kept: Kept, seed: int = 0) -> dict[str, Tensor]:
+def refit(
+    model: nn.Module,
+    program: ExportedProgram,
+    batches: Sequence[Inputs],
+    kept: Kept,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
     """New values of parameters and buffers, in the whole model's shapes, with zeros where channels go.
 
-    Convolutions (of one and two dimensions, grouped ones too) and linear layers are fitted by least squares: inputs are the
+    Convolutions (grouped ones too) and linear layers are fitted by least squares: inputs are the
     pruned model's, with everything before already refitted; the wanted outputs are the whole model's. Where the output is
     added to a residual stream, the wanted output also makes up for what that stream has lost so far. What is constant goes
     into a bias or the mean of the normalization behind.
 
     Args:
-        program: of the whole model, exported.
+        model: whole.
+        program: of it, exported.
         batches: calibration inputs; all activations of one place are held at a time.
         kept: what stays of every layer that loses something.
         seed: of the choice of positions where there are more than enough.
+        progress: told which layer is being fitted.
 
     Source: He et al., Channel Pruning, ICCV 2017, for the fit; the asymmetric reconstruction of Zhang et al., Accelerating
     very deep convolutional networks, TPAMI 2016, for pruned inputs against whole outputs. The residual correction is ours.
     """
     lockstep = Lockstep(program, batches)
-    _empty(lockstep.weights, kept)
-    readers = [node.args[1] for node in lockstep.graph.nodes if _layer(node)]
+    lockstep.weights.update({lockstep.name(name): tensor for name, tensor in _emptied(model, kept).items()})
+    uses = Counter(lockstep.name(w) for node in lockstep.graph.nodes for w in node.all_input_nodes if w.op == "get_attr")
     generator = torch.Generator().manual_seed(seed)
+    left_out = tuple(f"{path}." for path, by_axis in kept.items() if by_axis.get(WHOLE) == [])
     for node in lockstep.walk():
-        if _layer(node) and readers.count(node.args[1]) == 1:
-            name = str(node.args[1].target)  # type: ignore[union-attr]
-            layer = _Layer(lockstep, node, name, kept.get(name.rpartition(".")[0], {}))
+        name = _weight(node)
+        if name is None or name.startswith(left_out):
+            continue
+        own = kept.get(name.rpartition(".")[0], {})
+        (progress or Silent()).working(f"fitting {name.rpartition('.')[0]}")
+        if is_recurrent(node):
+            fit_recurrent(lockstep, node, own)
+        elif uses[lockstep.name(name)] == 1:  # weights that are used several times would be torn between several fits
+            layer = _Layer(lockstep, node, lockstep.name(name), own)
             if layer.changed():
-                layer.fit(generator)
+                layer.fit_inputs() if _kind(node) in _TRANSPOSED else layer.fit(generator)
     return lockstep.weights
 
 
-def _empty(weights: dict[str, Tensor], kept: Kept) -> None:
-    """Zeros in place of what goes."""
-    for path, axes in kept.items():
-        for name in ("weight", "bias"):
-            full = weights.get(f"{path}.{name}")
-            if full is None:
-                continue
-            full = full.clone()
-            if "out" in axes:
-                full[_gone(full.shape[0], axes["out"])] = 0
-            if "in" in axes and full.ndim > 1:
-                full[:, _gone(full.shape[1], axes["in"])] = 0
-            weights[f"{path}.{name}"] = full
-
-
-def _gone(size: int, kept: Iterable[int]) -> list[int]:
-    return sorted(set(range(size)) - set(kept))
+def _emptied(model: nn.Module, kept: Kept) -> dict[str, Tensor]:
+    """Tensors with zeros in place of what goes."""
+    twin = copy.deepcopy(model)
+    for path, by_axis in kept.items():
+        layer = twin.get_submodule(path)
+        for axis, rows in by_axis.items():
+            if axis in axes(layer):
+                zero_indices(layer, axis, sorted(set(range(axis_size(layer, axis))) - set(rows)))
+            elif axis == WHOLE and not rows:
+                for parameter in layer.parameters():
+                    parameter.data.zero_()
+    return {f"{path}.{name}": p.detach() for path in kept for name, p in twin.get_submodule(path).named_parameters()}
 
 
 def _kind(node: Node) -> str:
@@ -75,7 +92,15 @@ def _kind(node: Node) -> str:
 
 
 def _layer(node: Node) -> bool:
-    return _kind(node) in (*_CONVOLUTIONS, "linear") and isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
+    kinds = (*_CONVOLUTIONS, *_TRANSPOSED, "linear")
+    return _kind(node) in kinds and isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
+
+
+def _weight(node: Node) -> str | None:
+    """Name of the first weight of a node that can be fitted."""
+    if _layer(node):
+        return str(node.args[1].target)  # type: ignore[union-attr]
+    return str(arguments(node)["params"][0].target) if is_recurrent(node) else None
 
 
 @dataclass
@@ -117,6 +142,30 @@ class _Layer:
         if self.behind.sink is not None:
             self._add(rows, groups, constant.to(weight))
 
+    def fit_inputs(self) -> None:
+        """For a transposed convolution: rebuild its inputs from those that are left, by least squares, and merge that into the weight.
+
+        Its outputs overlap, so that the weight itself has no rows of its own to be fitted to.
+        """
+        weight = self.lockstep.weights[self.name]
+        source: Node = self.node.args[0]  # type: ignore[assignment]
+        if self._groups() > 1 or weight.ndim != len(shape_of(source)):
+            return
+        columns = list(self.kept.get("in", range(weight.shape[0])))
+        regression = Regression.empty(1, weight.shape[0], len(columns))
+        for x, y in zip(self.lockstep.twin(source), self.lockstep.whole(source), strict=True):
+            regression.add(x.movedim(1, -1)[..., columns].reshape(1, -1, len(columns)), y.movedim(1, -1).reshape(1, -1, y.shape[1]))
+        if not regression.inputs.n:
+            return
+        start = torch.eye(weight.shape[0])[:, columns].unsqueeze(0)
+        found = regression.solve(start, intercept=False)[0][0].to(weight)
+        whole = self.lockstep.whole_tensor(self.name)
+        new = torch.zeros_like(weight)
+        new[columns] = torch.einsum("ik,i...->k...", found, whole)
+        if "out" in self.kept:
+            new[:, sorted(set(range(weight.shape[1])) - set(self.kept["out"]))] = 0
+        self.lockstep.weights[self.name] = new
+
     def _add(self, rows: Sequence[int], groups: int, constant: Tensor) -> None:
         """The constant is that of outputs before the bias: a bias becomes it, a normalization's mean loses it."""
         assert self.behind.sink is not None
@@ -126,7 +175,7 @@ class _Layer:
         self.lockstep.weights[name] = values.reshape(-1)
 
     def _groups(self) -> int:
-        return int(_argument(self.node, 6, "groups", 1)) if _kind(self.node) in _CONVOLUTIONS else 1
+        return 1 if _kind(self.node) == "linear" else int(_argument(self.node, 6, "groups", 1))
 
     def _rows(self, weight: Tensor) -> list[int]:
         """Outputs within a group that stay; groups that lose some are fitted whole, their zeros cut later."""
@@ -185,12 +234,12 @@ class _Behind:
         end, gain, sink = node, None, None
         bias = _argument(node, 2, "bias", None)
         if isinstance(bias, Node) and bias.op == "get_attr":
-            sink = str(bias.target), True
+            sink = lockstep.name(bias), True
         follower = _only_user(end)
         if follower is not None and _kind(follower) == "batch_norm" and not follower.args[5]:
             end, gain = follower, _gain(lockstep, follower)
             mean: Node = follower.args[3]  # type: ignore[assignment]
-            sink = sink or (str(mean.target), False)
+            sink = sink or (lockstep.name(mean), False)
         return _Behind(sink, gain, _stream(lockstep, end))
 
     def missing(self, lockstep: Lockstep, batch: int, y: Tensor) -> Tensor | float:
@@ -209,9 +258,9 @@ class _Behind:
 
 def _gain(lockstep: Lockstep, norm: Node) -> Tensor:
     weight, variance = norm.args[1], norm.args[4]
-    scale: Tensor = (lockstep.weights[str(variance.target)] + float(norm.args[7])).rsqrt()  # type: ignore[union-attr, arg-type]
+    scale: Tensor = (lockstep.weights[lockstep.name(variance)] + float(norm.args[7])).rsqrt()  # type: ignore[arg-type]
     if isinstance(weight, Node):
-        scale = lockstep.weights[str(weight.target)] * scale
+        scale = lockstep.weights[lockstep.name(weight)] * scale
     return scale
 
 

@@ -18,9 +18,7 @@ from sizewise.errors import UnsupportedModel
 from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.protocols import Inputs
 
-_MIXING = ("conv", "linear", "mm", "matmul", "embedding", "einsum", "lstm", "gru", "rnn")  # operators that make channels anew
-
-__all__ = ["Traced", "eval_copy", "export_static", "is_graph", "output_layers", "quiet", "tensors_in", "trace"]
+__all__ = ["Traced", "eval_copy", "export_static", "is_graph", "quiet", "tensors_in", "trace"]
 
 _NOISY = (
     "torch.onnx",
@@ -30,7 +28,7 @@ _NOISY = (
     "torch.utils._pytree",
     "onnxscript",
     "onnx_ir",
-    "torch_pruning",
+    "torch._subclasses.fake_tensor",
 )
 
 
@@ -64,8 +62,19 @@ def is_graph(model: nn.Module) -> bool:
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy in inference mode; an exported graph already is."""
-    twin = copy.deepcopy(model)
+    """A copy in inference mode; an exported graph already is.
+
+    Raises:
+        UnsupportedModel: the model cannot be copied.
+    """
+    try:
+        twin = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:  # of weights computed once and kept, and of what cannot be pickled
+        raise UnsupportedModel(
+            "this model cannot be copied",
+            got=_first_line(error),
+            hint="copy.deepcopy(model) must work; remove masks, parametrizations and weight normalizations first",
+        ) from error
     return twin if is_graph(twin) else twin.eval()
 
 
@@ -150,25 +159,3 @@ def _by_parameter(model: nn.Module, shapes: tuple[Any, Any]) -> Any:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
-
-
-def output_layers(program: ExportedProgram) -> tuple[str, ...]:
-    """Module paths of the layers with weights that make the model's output, whose width therefore must stay."""
-    signature = program.graph_signature
-    names = dict(signature.inputs_to_parameters)
-    output = next(node for node in program.graph.nodes if node.op == "output")
-    found: set[str] = set()
-    seen: set[Any] = set()
-    queue = list(output.all_input_nodes)
-    while queue:
-        node = queue.pop()
-        if node in seen or node.op != "call_function":
-            continue
-        seen.add(node)
-        parameters = [names[i.name] for i in node.all_input_nodes if i.name in names]
-        # normalizations and learned scales keep the width of what they treat, so the search goes on behind them
-        passes = not any(word in str(node.target) for word in _MIXING)
-        found.update(name.rpartition(".")[0] for name in parameters)
-        if not parameters or passes:
-            queue += [i for i in node.all_input_nodes if i.name not in names]
-    return tuple(sorted(found))
