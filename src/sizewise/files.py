@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["TEMPORARY", "replacing", "sha256_of", "write_bytes", "write_text"]
+__all__ = ["TEMPORARY", "cache_folder", "replacing", "sha256_of", "write_bytes", "write_text"]
 
 TEMPORARY = ".part-"
 
@@ -41,3 +41,10 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where figures of this machine are kept between runs: $SIZEWISE_CACHE, else the user's cache folder."""
+    if given := os.environ.get("SIZEWISE_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sizewise"

@@ -1,7 +1,7 @@
 """What a technique, a runtime and a progress display must offer. Nothing here imports torch at run time."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Flag, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from sizewise.types import Artefact, Change, Scheme
+    from sizewise.types import Artefact, Change, Cost, LayerShape, Scheme
 
-__all__ = ["Context", "Inputs", "Progress", "Runner", "Runtime", "Silent", "Technique", "Trait"]
+__all__ = ["Context", "Inputs", "Progress", "Runner", "Runtime", "Silent", "Technique", "Timer", "Trait"]
 
 
 class Trait(Flag):
@@ -35,6 +35,37 @@ class Inputs:
     def call(self, function: Any) -> Any:
         """Call `function` with these inputs."""
         return function(*self.args, **(self.kwargs or {}))
+
+
+class Timer(Protocol):
+    """How fast layers and models are on the runtime and the machine that they are meant for; all that techniques know of either."""
+
+    @property
+    def name(self) -> str:
+        """The runtime's, for messages."""
+        ...
+
+    @property
+    def facts(self) -> str:
+        """What its figures hold for: runtime, versions, threads, machine."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where figures are kept between runs."""
+        ...
+
+    def kernel_seconds(self, shapes: "Sequence[LayerShape]") -> list[float]:
+        """Seconds of every layer by itself, in order."""
+        ...
+
+    def profile(self, model: "nn.Module", example: Inputs) -> "Cost":
+        """What one call costs, with its measured latency, split over layers where the runtime can tell."""
+        ...
+
+    def beside(self, model: "nn.Module", example: Inputs) -> "Callable[[nn.Module], float]":
+        """A function that tells which share of the model's latency another one takes, timed side by side."""
+        ...
 
 
 class Progress(Protocol):
@@ -83,6 +114,9 @@ class Context:
         scheme: how the target runtime wants quantized graphs, or None when it has no integer kernels.
         channel_multiple: channel counts that the runtime likes are multiples of this.
         seed: of everything random.
+        progress: told what a technique is doing.
+        labelled: calibration inputs with their targets, or None.
+        timer: of the target runtime, or None where nothing can be timed: the device is elsewhere.
     """
 
     example: Inputs
@@ -90,6 +124,9 @@ class Context:
     scheme: "Scheme | None" = None
     channel_multiple: int = 8
     seed: int = 0
+    progress: Progress = field(default_factory=Silent)
+    timer: Timer | None = None
+    labelled: "Iterable[tuple[Inputs, Any]] | None" = None
 
 
 class Technique(Protocol):
@@ -149,6 +186,10 @@ class Runtime(Protocol):
 
         The file is one that was lowered with `named`.
         """
+        ...
+
+    def kernel_seconds(self, shapes: "Sequence[LayerShape]", *, threads: int) -> list[float]:
+        """Seconds of every layer by itself, in order: finite and above 0; without what surrounds it in a model."""
         ...
 
     def tolerance(self, *, quantized: bool) -> float:

@@ -5,7 +5,7 @@ Latencies are seconds, sizes are bytes, quality is in the metric's own unit (acc
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +24,8 @@ __all__ = [
     "How",
     "Interval",
     "LayerCost",
+    "LayerKind",
+    "LayerShape",
     "Limit",
     "LimitVerdict",
     "Measurement",
@@ -47,6 +49,7 @@ __all__ = [
 
 T = TypeVar("T")
 How = Literal["measured", "predicted", "declared"]
+LayerKind = Literal["conv", "conv_transpose", "linear", "gru", "lstm", "rnn"]
 Limit = Literal["latency", "size", "memory", "max_drop", "min_quality"]
 Judgement = Literal["proved", "undecided", "refused"]
 
@@ -428,6 +431,49 @@ class Artefact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerShape:
+    """What the time of one layer depends on, so that the layer can be timed alone, at any number of channels.
+
+    Attributes:
+        kind: of layer.
+        out_channels: output channels or features; hidden units of one direction of a recurrent layer.
+        in_channels: input channels or features.
+        batch: examples per call; for "linear" all rows that are multiplied.
+        sides: of the input behind batch and channels; the number of steps of a recurrent layer; empty for "linear".
+        kernel, stride, dilation: of a convolution, one per side.
+        padding: of a convolution, at the beginning of every side, then at the end of every side.
+        groups: of a convolution.
+        directions: 2 for a recurrent layer that also reads backwards.
+        stacked: whether a recurrent layer reads the hidden states of the one before it in the same module.
+    """
+
+    kind: LayerKind
+    out_channels: int
+    in_channels: int
+    batch: int
+    sides: tuple[int, ...] = ()
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    groups: int = 1
+    directions: int = 1
+    stacked: bool = False
+
+    @property
+    def tied(self) -> bool:
+        """Whether inputs go with outputs: a grouped convolution loses whole groups."""
+        return self.groups > 1 or self.stacked
+
+    def resized(self, out_channels: int, in_channels: int) -> "LayerShape":
+        """The same layer with other channels; where inputs go with outputs, `in_channels` does not count."""
+        if self.tied:
+            in_channels = self.in_channels * out_channels // self.out_channels
+        groups = self.groups if self.groups == 1 else self.groups * out_channels // self.out_channels
+        return replace(self, out_channels=out_channels, in_channels=in_channels, groups=groups)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scheme:
     """How a runtime wants quantized graphs, so that it executes them as integers.
 
@@ -581,6 +627,8 @@ class RunRecord:
         chosen: id of the candidate in the bundle; the nearest one when nothing fits.
         speedup: how many times faster the chosen file is than the reference's float PyTorch module.
         relaxations: what each limit would have to be for a tried candidate to fit, when nothing does.
+        searched: whether the chosen plan was found; if not, the caller named it.
+        file_speedup: where it was named, how many times faster the chosen file is than the whole model's, in the same rounds.
     """
 
     version: str
@@ -607,6 +655,8 @@ class RunRecord:
     verdict: Verdict
     relaxations: tuple[Relaxation, ...] = ()
     warnings: tuple[str, ...] = ()
+    searched: bool = True
+    file_speedup: Interval | None = None
 
     def candidate(self, candidate_id: str) -> Candidate:
         """The candidate of that name.

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sizewise.errors import UsageError
+from sizewise.files import cache_folder
 from sizewise.pipeline import calibrate as module
-from sizewise.pipeline.calibrate import cache_folder, calibrate, calibrated
+from sizewise.pipeline.calibrate import calibrate, calibrated
 from sizewise.profile.graph_cost import FAMILIES
 from sizewise.profile.static import analyse
 from sizewise.protocols import Inputs, Runtime, Silent

@@ -7,7 +7,6 @@ geometric mean counts.
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from sizewise.errors import UsageError
-from sizewise.files import write_bytes
+from sizewise.files import cache_folder, write_bytes
 from sizewise.pipeline.timed_files import time_files
 from sizewise.protocols import Inputs, Progress, Runtime, Silent
 from sizewise.types import Device, Rates, from_json, to_json
 
-__all__ = ["cache_folder", "calibrate", "calibrated"]
+__all__ = ["calibrate", "calibrated"]
 
 VERSION = 2  # of the benchmark: kept figures of another one are not used
 ERROR_FACTOR = 1.6  # bench/roofline.py: nine in ten of the zoo lie within
@@ -147,13 +146,6 @@ def _checked(rates: Rates) -> Rates:
     if "float32" not in rates.peak_macs_per_s or not set(rates.efficiency) >= set(_FAMILIES) or min(divisors) <= 0:
         raise UsageError("rates that nothing can be predicted from")
     return rates
-
-
-def cache_folder() -> Path:
-    """Where figures of this machine are kept between runs: $SIZEWISE_CACHE, else the user's cache folder."""
-    if given := os.environ.get("SIZEWISE_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sizewise"
 
 
 def calibrate(runtime: Runtime, threads: int, *, rounds: int = 7) -> Rates:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ELSEWHERE", "layer_seconds", "name_by_module", "rename", "with_inner"]
+__all__ = ["ELSEWHERE", "MARK", "layer_seconds", "name_by_module", "rename", "with_inner"]
 
 ELSEWHERE = "(runtime)"  # kernels of the runtime's own, such as changes of memory layout
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_MARK = "::"
-_NAME = re.compile(r"(?:fused )?<(?P<path>.*?)#(?P<turn>\d+)>" + _MARK)
+MARK = "::"
+_NAME = re.compile(r"(?:fused )?<(?P<path>.*?)#(?P<turn>\d+)>" + MARK)
 
 Place = tuple[str, int]  # module path, and the how-manieth operator of that module
 
@@ -33,7 +33,7 @@ def name_by_module(graph: Any) -> None:
         seen = turns.setdefault(path, [])
         if operator not in seen:
             seen.append(operator)
-        label = f"<{path}#{seen.index(operator)}>{_MARK}{index}"
+        label = f"<{path}#{seen.index(operator)}>{MARK}{index}"
         node.name = label
         for place, name in enumerate(node.output):
             if name and name not in inputs:

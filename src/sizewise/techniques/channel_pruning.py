@@ -10,7 +10,8 @@ Source: Fang et al., DepGraph, CVPR 2023, for the groups; Kurtic et al., ZipLM, 
 Channel Pruning, ICCV 2017, for the fit; Li et al., EagleEye, ECCV 2020, for the statistics.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -18,24 +19,29 @@ import torch
 from torch import nn
 
 from sizewise.arith.allocation import allocate
-from sizewise.data.batches import examples_in, first_batches
-from sizewise.data.channel_losses import GroupLoss, group_losses
+from sizewise.data.batches import examples_in, first_batches, rebatched
+from sizewise.data.channel_losses import GroupLoss, group_losses, group_squares
+from sizewise.data.fisher import channel_fisher
+from sizewise.data.outputs import OutputChange
 from sizewise.data.statistics import normalizations, reestimate_normalization
-from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
-from sizewise.evaluate.metrics import primary_output
+from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
+from sizewise.graph.blocks import residual_blocks
 from sizewise.graph.coupling import channel_groups
-from sizewise.graph.groups import Group
+from sizewise.graph.groups import Group, kept_rows
 from sizewise.graph.refit import refit
-from sizewise.graph.surgery import is_depthwise, keep_indices
-from sizewise.graph.trace import batch_size, output_layers, trace
+from sizewise.graph.surgery import WHOLE, cut
+from sizewise.graph.trace import Traced, trace
+from sizewise.profile.channel_cost import counted_cost, removable
+from sizewise.profile.latency_target import Choice, counts_for_latency
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.types import Change, Cost, Skip
 
 __all__ = ["TECHNIQUE", "ChannelPruning"]
 
-Target = Literal["macs", "params"]
-_WORDS = {"macs": "MACs", "params": "parameters"}
+Target = Literal["macs", "params", "latency"]
+Method = Literal["auto", "surgeon", "magnitude", "fisher"]
+_WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 EXAMPLES = 512  # of the calibration data that are used
 SHORT = 0.02  # of the rate that may be missed
 HELD_BYTES = 2e9  # of activations while layers are fitted
@@ -47,18 +53,25 @@ class ChannelPruning:
 
     Args:
         rate: share of the target that goes, in (0, 1).
-        target: "macs" or "params": what is counted, over the whole model.
-        multiple: channel counts are multiples of this, where a group has at least twice as many; 0 for what the runtime likes.
-        skip: module paths whose channels stay.
+        target: what is counted over the whole model: "macs" or "params"; or "latency", measured on the target runtime.
+        multiple: channel counts are multiples of this, where a group has at least twice as many; 0 for what the runtime
+            likes, or less where that would take more than two points too much.
+        skip: paths of layers, or of modules with all that they hold, whose channels stay.
+        method: of ordering the channels of a group: "surgeon" by what the layers that read them lose when the others take
+            over; "fisher" by squared gradients (of the loss where calibration data have class labels, else of the outputs);
+            "magnitude" by weights; "auto" is the surgeon, and magnitude without data.
+        blocks: whether whole residual blocks may go.
 
     Raises:
-        UsageError: a rate outside (0, 1), a negative multiple or an unknown target.
+        UsageError: a rate outside (0, 1), a negative multiple, an unknown target or method.
     """
 
     rate: float = 0.5
     target: Target = "macs"
     multiple: int = 0
     skip: tuple[str, ...] = ()
+    method: Method = "auto"
+    blocks: bool = True
 
     needs: ClassVar[Trait] = Trait.FLOAT | Trait.MODULE
     removes: ClassVar[Trait] = Trait.NONE
@@ -71,15 +84,37 @@ class ChannelPruning:
             raise UsageError("channels come in multiples of at least 1", where="channel_pruning", got=str(self.multiple))
         if self.target not in get_args(Target):
             raise UsageError("unknown target", where="channel_pruning", got=repr(self.target), wanted=" or ".join(get_args(Target)))
+        if self.method not in get_args(Method):
+            raise UsageError("unknown method", where="channel_pruning", got=repr(self.method), wanted=" or ".join(get_args(Method)))
 
     def requires(self, model: nn.Module, context: Context) -> None:
-        """Parameters that can be traced through autograd.
+        """Parameters, a timer where the latency counts, and data where the method looks at them.
 
         Raises:
-            PreconditionError: the model has no parameters.
+            PreconditionError: the model has no parameters, or data are missing.
+            UsageError: latency cannot be measured here.
+            UnknownName: `skip` names what the model does not have.
         """
+        known = [path for path, _ in model.named_modules() if path]
+        for name in self.skip:
+            if name not in known:
+                raise UnknownName("layer to skip", name, known, where="channel_pruning")
+        if self.target == "latency" and context.timer is None:
+            raise UsageError(
+                "the latency cannot be measured",
+                where="channel_pruning",
+                got="a device elsewhere, or no runtime",
+                hint='device "local", or target "macs"',
+            )
         if not any(True for _ in model.parameters()):
             raise PreconditionError("the model has no parameters", where="channel_pruning")
+        if self.method in ("surgeon", "fisher") and context.calibration is None:
+            raise PreconditionError(
+                f"the method {self.method} looks at data",
+                where="channel_pruning",
+                wanted="calibration data",
+                hint='give some, or method "magnitude"',
+            )
 
     def apply(self, model: nn.Module, context: Context) -> tuple[nn.Module, Change]:
         """Choose, fit and cut, in place.
@@ -90,53 +125,80 @@ class ChannelPruning:
         """
         model.eval().requires_grad_(True)
         traced = trace(model, context.example)
-        groups, skipped = channel_groups(model, context.example, output_layers(traced.program))
-        groups, left = _without(groups, self.skip)
-        if not groups:
+        groups, skipped = self._groups(model, traced, context)
+        batches = list(first_batches(context.calibration or (), EXAMPLES))
+        losses = group_losses(model, groups, batches, self._scores(model, groups, context), context.progress)
+        profile = static_cost(model, context.example)
+        choice = self._choice(model, groups, losses, profile, context)
+        kept = _kept(groups, losses, choice.counts)
+        change = OutputChange(model, batches) if batches else None
+        fitted = _fit(model, traced, batches, kept, _examples_held(profile), context)
+        cut(model, kept)
+        _check_runs(model, context)
+        if change is not None:
+            _reestimate(model, batches, change)
+        left = _left(groups, choice)
+        more = f": channels go in steps, the one below takes less than {100 * self.rate:g} %" if choice.reached > self.rate + SHORT else ""
+        notes = (f"{100 * choice.reached:.1f} % of the {_WORDS[self.target]} removed{more}", *_blocks_note(kept), fitted)
+        record = {"kept": kept, "reached": choice.reached}
+        return model, Change(touched=tuple(sorted(kept)), skipped=(*skipped, *left), notes=notes, record=record)
+
+    def _groups(self, model: nn.Module, traced: Traced, context: Context) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
+        """What may go, and what may not with the reasons."""
+        context.progress.working("following channels")
+        groups, skipped = channel_groups(model, context.example)
+        blocks = residual_blocks(model, traced.program, context.example) if self.blocks else ()
+        found, left = _without((*groups, *blocks), self.skip)
+        if not found:
             reasons = "; ".join(f"{s.what}: {s.reason}" for s in (*skipped, *left)[:3])
             raise UnsupportedModel("no group of channels can be cut", where="channel_pruning", got=reasons)
-        batches = list(first_batches(context.calibration or (), EXAMPLES))
-        losses = group_losses(model, groups, batches, _output)
-        profile = static_cost(model, context.example)
-        counts, reached = self._counts(model, groups, losses, profile, context.channel_multiple)
-        kept = _kept(groups, losses, counts)
-        notes = [f"{100 * reached:.1f} % of the {_WORDS[self.target]} removed"]
-        wanted = _outputs(model, batches)
-        usable = batches if traced.batch == "dynamic" else [b for b in batches if batch_size(b) == traced.batch]
-        fitting = list(first_batches(usable, _examples_held(profile)))
-        if fitting:
-            _load(model, refit(traced.program, fitting, kept, context.seed))
-            notes.append(f"fitted on {sum(map(examples_in, fitting))} examples")
-        else:
-            notes.append("no calibration data" if not batches else f"no calibration batch of {traced.batch}, which the model fixes")
-            notes[-1] += ": what is left does not make up for what is gone"
-        _cut(model, kept)
-        _check_runs(model, context)
-        _reestimate(model, batches, wanted)
-        spared = [Skip(what=g.name, reason="spared: others lose less") for g, n in zip(groups, counts, strict=True) if not n]
-        record = {"kept": kept, "reached": reached}
-        return model, Change(touched=tuple(sorted(kept)), skipped=(*skipped, *left, *spared), notes=tuple(notes), record=record)
+        return found, (*skipped, *left)
 
-    def _counts(
-        self, model: nn.Module, groups: Sequence[Group], losses: Sequence[GroupLoss], profile: Cost, liked: int
-    ) -> tuple[list[int], float]:
+    def _scores(self, model: nn.Module, groups: Sequence[Group], context: Context) -> list[torch.Tensor] | None:
+        """What every channel counts by itself; None where surgery tells."""
+        if self.method == "magnitude":
+            return [group_squares(model, group) for group in groups]
+        if self.method != "fisher":
+            return None
+        context.progress.working("gradients of the calibration data")
+        pairs = context.labelled if context.labelled is not None else ((inputs, None) for inputs in context.calibration or ())
+        return channel_fisher(model, groups, pairs, context.seed)
+
+    def _choice(self, model: nn.Module, groups: Sequence[Group], found: Sequence[GroupLoss], profile: Cost, context: Context) -> Choice:
         """Channels to remove from every group, and the share of the target that goes with them."""
-        cost = _cost_of(model, groups, profile, self.target)
-        whole = cost([0] * len(groups))
-        multiple = self.multiple or liked
-        counts = allocate(
-            [loss.losses for loss in losses], cost, (1 - self.rate) * whole, [_levels(group.channels, multiple) for group in groups]
-        )
-        reached = 1 - cost(counts) / whole
-        if reached < self.rate - SHORT:
+        losses = [loss.losses for loss in found]
+        liked = self.multiple or context.channel_multiple
+        if self.target == "latency":
+            assert context.timer is not None
+            return counts_for_latency(
+                model,
+                groups,
+                losses,
+                [removable(group, liked) for group in groups],
+                self.rate,
+                example=context.example,
+                timer=context.timer,
+                multiple=liked,
+                cut=lambda counts: _cut_copy(model, groups, found, counts),
+                progress=context.progress,
+            )
+        cost = counted_cost(model, groups, profile, self.target)
+        choices = []
+        for multiple in [liked] if self.multiple else _finer(liked):
+            counts = allocate(losses, cost, (1 - self.rate) * cost.whole, [removable(group, multiple) for group in groups])
+            choices.append(Choice(counts, 1 - cost(counts) / cost.whole))
+            if choices[-1].reached <= self.rate + SHORT:
+                break
+        nearest = min(choices, key=lambda choice: abs(choice.reached - self.rate))
+        if nearest.reached < self.rate - SHORT:
             raise PreconditionError(
                 f"so many {_WORDS[self.target]} cannot be removed",
                 where="channel_pruning",
-                got=f"{100 * reached:.1f} % with as few channels as are possible",
+                got=f"{100 * nearest.reached:.1f} % with as few channels as are possible",
                 wanted=f"{100 * self.rate:.1f} %",
                 hint="the rest belongs to layers that cannot be cut; a lower rate, or multiple=1",
             )
-        return counts, reached
+        return nearest
 
     def rebuild(self, model: nn.Module, record: Mapping[str, Any], context: Context) -> nn.Module:
         """Cut the same channels; weights and statistics are loaded afterwards.
@@ -145,8 +207,8 @@ class ChannelPruning:
             PreconditionError: the record names layers or channels that the model does not have.
         """
         try:
-            _cut(model, record["kept"])
-        except (AttributeError, IndexError) as error:
+            cut(model, record["kept"])
+        except (AttributeError, IndexError, UnsupportedModel) as error:
             raise PreconditionError(
                 "the recorded channels do not fit this model",
                 where="channel_pruning",
@@ -157,15 +219,38 @@ class ChannelPruning:
 
 
 def _without(groups: Sequence[Group], skip: Sequence[str]) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
-    named = [group for group in groups if any(member.path in skip for member in group.members)]
+    named = [group for group in groups if any(f"{member.path}.".startswith(f"{name}.") for member in group.members for name in skip)]
     return tuple(g for g in groups if g not in named), tuple(Skip(what=g.name, reason="skipped on request") for g in named)
 
 
-def _levels(channels: int, multiple: int) -> list[int]:
-    """Counts that may be removed, rising; one channel stays at least."""
-    step = multiple if channels >= 2 * multiple else 1
-    kept = range(channels - channels % step, 0, -step)
-    return sorted({0, *(channels - count for count in kept)})
+def _finer(multiple: int) -> list[int]:
+    """The multiple that the runtime likes, and smaller ones for where it takes too much at a time."""
+    return [multiple // part for part in (1, 2, 4, 8, 16) if multiple % part == 0]
+
+
+def _left(groups: Sequence[Group], choice: Choice) -> list[Skip]:
+    """Groups that lose nothing, and why; of blocks, which mostly stay, nothing is said."""
+    why = {skip.what: skip.reason for skip in choice.skipped}
+    stay = [group for group, count in zip(groups, choice.counts, strict=True) if not count and not group.is_block]
+    return [Skip(what=group.name, reason=why.get(group.name, "spared: others lose less")) for group in stay]
+
+
+def _blocks_note(kept: Mapping[str, Mapping[str, Sequence[int]]]) -> tuple[str, ...]:
+    gone = [path for path, by_axis in kept.items() if WHOLE in by_axis]
+    return (f"left out whole: {', '.join(gone)}",) if gone else ()
+
+
+def _fit(
+    model: nn.Module, traced: Traced, batches: Sequence[Inputs], kept: Mapping[str, Mapping[str, list[int]]], most: int, context: Context
+) -> str:
+    """Fit what stays to the whole model, in place; says on how many examples."""
+    usable = batches if traced.batch == "dynamic" else rebatched(batches, traced.batch)
+    fitting = list(first_batches(usable, most))
+    if fitting:
+        _load(model, refit(model, traced.program, fitting, kept, context.seed, context.progress))
+        return f"fitted on {sum(map(examples_in, fitting))} examples"
+    lacking = "no calibration data" if not batches else f"fewer calibration examples than the batch of {traced.batch} that the model fixes"
+    return f"{lacking}: what is left does not make up for what is gone"
 
 
 def _examples_held(profile: Cost) -> int:
@@ -173,78 +258,32 @@ def _examples_held(profile: Cost) -> int:
     return max(1, int(HELD_BYTES / max(2 * (profile.peak_bytes or 0) / profile.batch, 1)))
 
 
-def _cost_of(model: nn.Module, groups: Sequence[Group], profile: Cost, target: Target) -> Callable[[Sequence[int]], float]:
-    """The target's amount with so many channels removed from every group.
-
-    A layer costs the product of the shares that its input and its output keep; a depthwise one, and a normalization, the share
-    of its channels.
-    """
-    axes: dict[str, list[int]] = {}
-    for index, group in enumerate(groups):
-        for member in group.members:
-            if member.axis == "out" or not is_depthwise(model.get_submodule(member.path)):
-                axes.setdefault(member.path, []).append(index)
-    amounts = {layer.path: float(getattr(layer, target)) for layer in profile.layers}
-    fixed = sum(amount for path, amount in amounts.items() if path not in axes)
-
-    def cost(removed: Sequence[int]) -> float:
-        shares = [1 - count / group.channels for count, group in zip(removed, groups, strict=True)]
-        total = fixed
-        for path, owners in axes.items():
-            amount = amounts.get(path, 0.0)
-            for owner in owners:
-                amount *= shares[owner]
-            total += amount
-        return total
-
-    return cost
-
-
 def _kept(groups: Sequence[Group], losses: Sequence[GroupLoss], counts: Sequence[int]) -> dict[str, dict[str, list[int]]]:
-    kept: dict[str, dict[str, list[int]]] = {}
-    for group, loss, count in zip(groups, losses, counts, strict=True):
-        if count:
-            channels = set(loss.order[count:])
-            for member in group.members:
-                kept.setdefault(member.path, {})[member.axis] = member.rows(channels)
-    return kept
+    return kept_rows((g, set(loss.order[:n])) for g, loss, n in zip(groups, losses, counts, strict=True))
+
+
+def _cut_copy(model: nn.Module, groups: Sequence[Group], losses: Sequence[GroupLoss], counts: Sequence[int]) -> nn.Module:
+    twin = copy.deepcopy(model)
+    cut(twin, _kept(groups, losses, counts))
+    return twin
 
 
 def _load(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     with torch.no_grad():
         for name, value in weights.items():
             if name in tensors:
                 tensors[name].copy_(value)
 
 
-def _cut(model: nn.Module, kept: Mapping[str, Mapping[str, list[int]]]) -> None:
-    for path, axes in kept.items():
-        for axis, rows in axes.items():
-            keep_indices(model.get_submodule(path), "out" if axis == "out" else "in", rows)
-
-
-def _reestimate(model: nn.Module, batches: Sequence[Inputs], wanted: Sequence[torch.Tensor]) -> None:
-    """Re-estimate normalization where that brings the outputs nearer to the wanted ones, which are the whole model's."""
-    if not batches or not normalizations(model):
+def _reestimate(model: nn.Module, batches: Sequence[Inputs], change: OutputChange) -> None:
+    """Re-estimate normalization where that brings the outputs nearer to the whole model's."""
+    if not normalizations(model):
         return
-    before, old = _distance(model, batches, wanted), {name: value.clone() for name, value in model.state_dict().items()}
+    before, old = change(model), {name: value.clone() for name, value in model.state_dict().items()}
     reestimate_normalization(model, batches)
-    if _distance(model, batches, wanted) > before:
+    if not change(model) <= before:
         model.load_state_dict(old)
-
-
-def _distance(model: nn.Module, batches: Sequence[Inputs], wanted: Sequence[torch.Tensor]) -> float:
-    return float((torch.cat(_outputs(model, batches)) - torch.cat(list(wanted))).square().mean())
-
-
-def _outputs(model: nn.Module, batches: Sequence[Inputs]) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return [_output(model, batch) for batch in batches]
-
-
-def _output(model: nn.Module, batch: Inputs) -> torch.Tensor:
-    return primary_output(batch.call(model)).flatten(1)
 
 
 def _check_runs(model: nn.Module, context: Context) -> None:

@@ -7,7 +7,9 @@ def test_mine() -> None:
 """
 
 import copy
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from sizewise.pipeline.apply import apply_plan, rebuild_plan
 from sizewise.protocols import Context, Inputs, Runtime
 from sizewise.testing.models import DictInput, FixedBatch, TinyConv, TwoInputs
 from sizewise.testing.null_runtime import NullRuntime
-from sizewise.types import Change, Plan, Step, from_json, to_json
+from sizewise.types import Change, LayerKind, LayerShape, Plan, Step, from_json, to_json
 
 __all__ = ["check_runtime", "check_technique"]
+
+CELLS: tuple[LayerKind, ...] = ("gru", "lstm", "rnn")
 
 
 def check_technique(name: str, settings: Mapping[str, Any] | None = None, *, model: nn.Module | None = None, example: Any = None) -> Change:
@@ -65,6 +69,7 @@ def check_runtime(runtime: Runtime, folder: Path) -> None:
     _check_model(runtime, folder / "two", TwoInputs(), two, Inputs((torch.randn(7, 6), torch.randn(7, 3))))
     _check_model(runtime, folder / "dict", DictInput(), _tokens(2), _tokens(4))
     _check_model(runtime, folder / "fixed", FixedBatch(), Inputs((torch.randn(3, 5),)), Inputs((torch.randn(3, 5),)))
+    _check_kernels(runtime)
     if runtime.scheme is not None:
         _check_quantized(runtime, folder / "int8")
 
@@ -85,6 +90,32 @@ def _check_model(runtime: Runtime, folder: Path, model: nn.Module, example: Inpu
     runner.prepare(example)()
     assert runtime.peak_memory(path, example, threads=1) >= 0
     assert runtime.snippet(artefact, [((1,), "float32")] * len(artefact.inputs)).strip()
+
+
+def _check_kernels(runtime: Runtime) -> None:
+    conv = LayerShape(
+        kind="conv",
+        out_channels=8,
+        in_channels=8,
+        batch=1,
+        sides=(6, 6),
+        kernel=(3, 3),
+        stride=(1, 1),
+        dilation=(1, 1),
+        padding=(1, 1, 1, 1),
+    )
+    shapes = [
+        conv.resized(8, 3),
+        replace(conv, groups=8),
+        replace(conv, kind="conv_transpose"),
+        LayerShape(kind="linear", out_channels=512, in_channels=512, batch=64),
+        *(LayerShape(kind=kind, out_channels=6, in_channels=5, batch=2, sides=(7,), directions=2) for kind in CELLS),
+    ]
+    seconds = runtime.kernel_seconds(shapes, threads=1)
+    assert len(seconds) == len(shapes), "one figure per layer"
+    assert all(0 < value < math.inf for value in seconds), f"times are finite and above 0, got {seconds}"
+    assert max(seconds) == seconds[3], "the layer with a thousand times the work takes longest: figures are in order"
+    assert runtime.kernel_seconds([], threads=1) == []
 
 
 def _check_quantized(runtime: Runtime, folder: Path) -> None:

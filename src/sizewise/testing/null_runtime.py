@@ -6,6 +6,7 @@ is the pipeline's or a real runtime's.
 
 import json
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from typing import ClassVar
 from uuid import uuid4
@@ -19,7 +20,7 @@ from sizewise.files import sha256_of, write_text
 from sizewise.graph.trace import eval_copy
 from sizewise.protocols import Inputs
 from sizewise.runtimes._schemes import U8S8
-from sizewise.types import Artefact, Scheme
+from sizewise.types import Artefact, LayerShape, Scheme
 
 __all__ = ["NullRunner", "NullRuntime"]
 
@@ -87,6 +88,10 @@ class NullRuntime:
         """Nothing: it has no profiler."""
         return {}
 
+    def kernel_seconds(self, shapes: Sequence[LayerShape], *, threads: int) -> list[float]:
+        """A nanosecond for every product per row, position or step: nothing is run."""
+        return [1e-9 * _products(shape) for shape in shapes]
+
     def tolerance(self, *, quantized: bool) -> float:
         """The same module: nothing but rounding."""
         return 1e-6
@@ -98,3 +103,9 @@ class NullRuntime:
     def snippet(self, artefact: Artefact, inputs: Sequence[tuple[tuple[int, ...], str]]) -> str:
         """A comment."""
         return f"# {artefact.path} runs only inside the process that made it\n"
+
+
+def _products(shape: LayerShape) -> int:
+    weights = shape.out_channels * (shape.in_channels // shape.groups) * prod(shape.kernel)
+    state = shape.out_channels**2 if shape.kind in ("gru", "lstm", "rnn") else 0
+    return shape.batch * prod(shape.sides) * shape.directions * (weights + state)

@@ -1,0 +1,139 @@
+"""Files that hold lone layers, so that ONNX Runtime's profiler tells what each kernel takes by itself."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from sizewise.runtimes._onnxruntime_layers import MARK
+from sizewise.types import LayerShape
+
+__all__ = ["IDLE", "file_of", "label", "parts"]
+
+IDLE = "idle"  # a kernel that does next to nothing: what the profiler itself takes
+LARGEST_BYTES = 256e6  # of inputs, weights and outputs that one file works on
+_OPSET, _IR = 18, 9  # old enough for every runtime that the project supports
+_CELLS = {"gru": ("GRU", 3), "lstm": ("LSTM", 4), "rnn": ("RNN", 1)}  # operator and gates
+
+
+@dataclass(frozen=True)
+class _Lone:
+    """One layer as ONNX has it: an input, weights, its node, and what makes the result small."""
+
+    operator: str
+    input: tuple[int, ...]
+    weights: tuple[tuple[int, ...], ...]
+    attributes: dict[str, Any]
+    shrink: str  # GlobalMaxPool or Slice
+
+
+def label(turn: int | str) -> str:
+    """The name of a node that `layer_seconds` finds under (str(turn), 0)."""
+    return f"<{turn}#0>{MARK}"
+
+
+def parts(shapes: Sequence[LayerShape]) -> Iterator[list[int]]:
+    """The positions of shapes that go into one file together: what they work on has to fit the memory."""
+    part: list[int] = []
+    held = 0.0
+    for index, shape in enumerate(shapes):
+        size = _bytes(shape)
+        if part and held + size > LARGEST_BYTES:
+            yield part
+            part, held = [], 0.0
+        part.append(index)
+        held += size
+    if part:
+        yield part
+
+
+def file_of(shapes: Sequence[LayerShape]) -> tuple[Any, dict[str, Any]]:
+    """An ONNX model with every layer as an island of its own, and inputs for one call.
+
+    Every layer has an input of its own, which the runtime brings into the layout it wants right before the layer runs: it lies in the
+    cache, as the result of the layer before would. The result is reduced at once and its memory used again, as in a whole model.
+    """
+    from onnx import TensorProto, helper
+
+    nodes, initializers = [], []
+    feed: dict[str, Any] = {"x_idle": np.zeros(1, np.float32)}
+    slices = (("start", 0), ("end", 1))
+    initializers += [helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in slices]
+    nodes.append(helper.make_node("Sin", ["x_idle"], ["z_idle"], name=label(IDLE)))
+    for turn, shape in enumerate(shapes):
+        lone = _LONE[shape.kind](shape)
+        names = [f"w_{turn}_{place}" for place in range(len(lone.weights))]
+        initializers += [_filled(name, size) for name, size in zip(names, lone.weights, strict=True)]
+        out = f"{label(turn)}y"  # the optimizer names some kernels after their node, others after what they make
+        nodes.append(helper.make_node(lone.operator, [f"x_{turn}", *names], [out], name=label(turn), **lone.attributes))
+        extra = ["start", "end"] if lone.shrink == "Slice" else []
+        nodes.append(helper.make_node(lone.shrink, [out, *extra], [f"z_{turn}"]))
+        feed[f"x_{turn}"] = np.full(lone.input, 0.1, np.float32)
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(array.shape)) for name, array in feed.items()]
+    values = [helper.make_tensor_value_info(f"z_{name[2:]}", TensorProto.FLOAT, None) for name in feed]
+    graph = helper.make_graph(nodes, "kernels", inputs, values, initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR), feed
+
+
+def _filled(name: str, shape: tuple[int, ...]) -> Any:
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.full(shape, 0.01, np.float32), name)
+
+
+def _convolution(shape: LayerShape) -> _Lone:
+    transposed = shape.kind == "conv_transpose"
+    first, second = (shape.in_channels, shape.out_channels) if transposed else (shape.out_channels, shape.in_channels)
+    return _Lone(
+        operator="ConvTranspose" if transposed else "Conv",
+        input=(shape.batch, shape.in_channels, *shape.sides),
+        weights=((first, second // shape.groups, *shape.kernel), (shape.out_channels,)),
+        attributes={
+            "kernel_shape": list(shape.kernel),
+            "strides": list(shape.stride),
+            "dilations": list(shape.dilation),
+            "pads": list(shape.padding),
+            "group": shape.groups,
+        },
+        shrink="GlobalMaxPool",
+    )
+
+
+def _linear(shape: LayerShape) -> _Lone:
+    weights = ((shape.in_channels, shape.out_channels), (shape.out_channels,))
+    return _Lone("Gemm", (shape.batch, shape.in_channels), weights, {}, "Slice")
+
+
+def _recurrent(shape: LayerShape) -> _Lone:
+    operator, gates = _CELLS[shape.kind]
+    hidden, ways = shape.out_channels, shape.directions
+    return _Lone(
+        operator=operator,
+        input=(*shape.sides, shape.batch, shape.in_channels),
+        weights=((ways, gates * hidden, shape.in_channels), (ways, gates * hidden, hidden), (ways, 2 * gates * hidden)),
+        attributes={
+            "hidden_size": hidden,
+            "direction": "bidirectional" if ways == 2 else "forward",
+            **({"linear_before_reset": 1} if shape.kind == "gru" else {}),  # torch's order, for which the runtime has another kernel
+        },
+        shrink="Slice",
+    )
+
+
+_LONE: dict[str, Callable[[LayerShape], _Lone]] = {
+    "conv": _convolution,
+    "conv_transpose": _convolution,
+    "linear": _linear,
+    "gru": _recurrent,
+    "lstm": _recurrent,
+    "rnn": _recurrent,
+}
+
+
+def _bytes(shape: LayerShape) -> int:
+    """Of input, weights, and about as much output per channel as input."""
+    lone = _LONE[shape.kind](shape)
+    output = shape.batch * shape.out_channels * shape.directions * prod(shape.sides)
+    return 4 * (prod(lone.input) + output + sum(map(prod, lone.weights)))
