@@ -7,12 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from sizewise.cli.progress import PlainProgress
+from sizewise.cli.main import app
+from sizewise.errors import SizewiseError
+from sizewise.pipeline.progress import PlainProgress
 
+# Speed is not judged here: one thread, and no pauses between timings.
 TASK = """
 import sizewise
+from sizewise.devices import loader
+from sizewise.profile.timing import time_interleaved
 from sizewise.testing import tiny_task
+loader.usable_threads = lambda: 1
+time_interleaved.__kwdefaults__["settle_s"] = 0.0
 task = tiny_task(32)
 task.models = {"small": task.models["small"]}
 task.reference = "small"
@@ -39,10 +47,6 @@ def test_help_names_the_commands_without_importing_torch(tmp_path: Path) -> None
     [
         (("fit", "digits", "--out", "o", "--latancy", "5ms"), ["--latency"]),
         (("fit", "digits", "--out", "o", "--latency", "5 mss"), ["'mss'", "did you mean 'ms'"]),
-        (("fit", "digits", "--out", "o", "--size", "2"), ["no unit", "2 MB"]),
-        (("fit", "digits", "--out", "o", "--runtime", "onxruntime"), ["onxruntime", "did you mean 'onnxruntime'"]),
-        (("fit", "digits", "--out", "o", "--device", "locale"), ["did you mean 'local'"]),
-        (("fit", "digts", "--out", "o"), ["unknown task 'digts'", "did you mean 'digits'"]),
         (("fit", "missing.py", "--out", "o"), ["no such task file", "missing.py"]),
         (("fitt",), ["fitt"]),
     ],
@@ -53,6 +57,29 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments: tuple[str, ...], sa
     for words in says:
         assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "o").exists(), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--size", "2"), ["no unit", "2 MB"]),
+        (("--runtime", "onxruntime"), ["onxruntime", "did you mean 'onnxruntime'"]),
+        (("--device", "locale"), ["did you mean 'local'"]),
+        (("digts",), ["unknown task 'digts'", "did you mean 'digits'"]),
+    ],
+)
+def test_bad_input_is_answered_with_what_was_meant(
+    arguments: tuple[str, ...], says: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = () if arguments == ("digts",) else ("digits",)
+    done = CliRunner().invoke(app, ["fit", *task, "--out", "o", *arguments])
+    assert isinstance(done.exception, SizewiseError), done.output
+    assert done.exception.exit_code == 2
+    for words in says:
+        assert words in str(done.exception)
     assert done.stdout == ""
     assert not (tmp_path / "o").exists(), "nothing half-written"
 

@@ -1,7 +1,10 @@
 """The main job on a tiny task with the null runtime: choice, verdict, bundle, resume, bad input."""
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,35 @@ import torch
 from torch import Tensor, nn
 
 import sizewise
-from sizewise.protocols import Inputs
+from sizewise.pipeline import fit
+from sizewise.protocols import Context, Inputs
+from sizewise.search.space import plans_for
+from sizewise.techniques.channel_pruning import ChannelPruning
 from sizewise.testing import NullRuntime, TinyConv, tiny_task
 from sizewise.types import RunRecord, from_json, to_json
+
+WHOLE = sizewise.Budget(latency="10 s", size="1 MB", memory="1 GB", max_drop="30 %")
+
+
+# Finished runs that tests read, or go on from in a copy.
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> sizewise.Result:
-    budget = sizewise.Budget(latency="10 s", size="1 MB", memory="1 GB", max_drop="30 %")
-    return sizewise.fit(tiny_task(), budget, NullRuntime(), out=tmp_path_factory.mktemp("run") / "out")
+    return sizewise.fit(tiny_task(), WHOLE, NullRuntime(), out=tmp_path_factory.mktemp("run") / "out")
+
+
+@pytest.fixture(scope="module")
+def without_quality_limit(tmp_path_factory: pytest.TempPathFactory) -> sizewise.Result:
+    return sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=tmp_path_factory.mktemp("free") / "out")
+
+
+@pytest.fixture(scope="module")
+def infeasible(tmp_path_factory: pytest.TempPathFactory) -> sizewise.BudgetInfeasible:
+    budget = sizewise.Budget(size="10 B", max_drop="20 %")
+    with pytest.raises(sizewise.BudgetInfeasible) as caught:
+        sizewise.fit(tiny_task(32), budget, NullRuntime(), out=tmp_path_factory.mktemp("impossible") / "out")
+    return caught.value
 
 
 def test_every_plan_of_every_scale_is_accounted_for(result: sizewise.Result) -> None:
@@ -75,8 +98,6 @@ def test_every_measured_candidate_loads_back(result: sizewise.Result) -> None:
 
 
 def test_a_damaged_bundle_is_refused(result: sizewise.Result, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(result.path, copy)
     (copy / "weights.safetensors").write_bytes((copy / "weights.safetensors").read_bytes()[:-7])
@@ -94,19 +115,17 @@ def test_another_tasks_bundle_is_refused(result: sizewise.Result) -> None:
         sizewise.load(result.path, task)
 
 
-def test_quality_decides_when_no_quality_limit_is_given(tmp_path: Path) -> None:
-    found = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=tmp_path / "out")
+def test_quality_decides_when_no_quality_limit_is_given(without_quality_limit: sizewise.Result) -> None:
+    found = without_quality_limit
     measured = [c.measured for c in found.record.candidates if c.measured]
     assert found.chosen.measured is not None
     assert found.chosen.measured.quality.score.value == max(m.quality.score.value for m in measured)
 
 
-def test_an_impossible_budget_names_the_limit_the_nearest_and_what_would_help(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(sizewise.BudgetInfeasible, match=r"size: .* allowed 10 B") as caught:
-        sizewise.fit(tiny_task(32), sizewise.Budget(size="10 B", max_drop="20 %"), NullRuntime(), out=out)
-    record = caught.value.result.record
-    assert caught.value.exit_code == 5
+def test_an_impossible_budget_names_the_limit_the_nearest_and_what_would_help(infeasible: sizewise.BudgetInfeasible) -> None:
+    record, out = infeasible.result.record, infeasible.result.path
+    assert re.search(r"size: .* allowed 10 B", str(infeasible))
+    assert infeasible.exit_code == 5
     assert not record.feasible
     by_limit = {r.limit: r for r in record.relaxations}
     assert by_limit["size"].candidate is not None
@@ -123,6 +142,22 @@ def test_a_hopeless_scale_is_stopped_and_says_why(tmp_path: Path) -> None:
     small = found.record.candidate("small.int8_static")
     assert small.status == "stopped"
     assert "drop on validation is at least" in str(small.reason)
+
+
+def test_every_cut_is_made_once_for_float_and_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[float] = []
+    apply = ChannelPruning.apply
+
+    def counted(self: ChannelPruning, model: nn.Module, context: Context) -> Any:
+        cut.append(self.rate)
+        return apply(self, model, context)
+
+    monkeypatch.setattr(ChannelPruning, "apply", counted)
+    found = sizewise.fit(tiny_task(32), sizewise.Budget(), NullRuntime(), out=tmp_path / "out")
+    pruned = [c for c in found.record.candidates if any(step.technique == "channel_pruning" for step in c.plan.steps)]
+    assert len(pruned) == 4
+    assert all(c.measured is not None for c in pruned)
+    assert cut == [0.5, 0.5], "one per scale"
 
 
 class Stop(Exception):
@@ -148,43 +183,47 @@ class StopAfter:
             raise Stop
 
 
+def _finished(out: Path) -> dict[str, int]:
+    return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("trials/*/candidate.json")}
+
+
 @pytest.mark.parametrize("units", [1, 4, 9])
-def test_an_interrupted_run_goes_on_and_ends_the_same(units: int, tmp_path: Path) -> None:
-    budget = sizewise.Budget(max_drop="30 %")
-    whole = sizewise.fit(tiny_task(32), budget, NullRuntime(), out=tmp_path / "whole")
+def test_an_interrupted_run_goes_on_and_ends_the_same(result: sizewise.Result, units: int, tmp_path: Path) -> None:
     out = tmp_path / "cut"
     with pytest.raises(Stop):
-        sizewise.fit(tiny_task(32), budget, NullRuntime(), out=out, progress=StopAfter(units))
-    finished = {p.parent.name: p.stat().st_mtime_ns for p in out.glob("trials/*/candidate.json")}
+        sizewise.fit(tiny_task(), WHOLE, NullRuntime(), out=out, progress=StopAfter(units))
+    finished = _finished(out)
     with pytest.raises(sizewise.UsageError, match="not empty"):
-        sizewise.fit(tiny_task(32), budget, NullRuntime(), out=out)
+        sizewise.fit(tiny_task(), WHOLE, NullRuntime(), out=out)
     (out / "trials" / ".part-1234-left-over").write_bytes(b"half")
-    resumed = sizewise.fit(tiny_task(32), budget, NullRuntime(), out=out, resume=True)
-    again = {p.parent.name: p.stat().st_mtime_ns for p in out.glob("trials/*/candidate.json")}
-    assert finished.items() <= again.items(), "finished candidates are not repeated"
-    assert [c.id for c in resumed.record.candidates] == [c.id for c in whole.record.candidates]
-    assert [c.status for c in resumed.record.candidates] == [c.status for c in whole.record.candidates]
+    resumed = sizewise.fit(tiny_task(), WHOLE, NullRuntime(), out=out, resume=True)
+    assert finished.items() <= _finished(out).items(), "finished candidates are not repeated"
+    assert [c.id for c in resumed.record.candidates] == [c.id for c in result.record.candidates]
+    assert [c.status for c in resumed.record.candidates] == [c.status for c in result.record.candidates]
     assert not list(out.rglob(".part-*"))
 
 
-def test_resume_under_another_cost_limit_repeats_nothing(tmp_path: Path) -> None:
+def test_resume_under_another_cost_limit_repeats_nothing(infeasible: sizewise.BudgetInfeasible, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(sizewise.BudgetInfeasible):
-        sizewise.fit(tiny_task(32), sizewise.Budget(size="10 B"), NullRuntime(), out=out)
-    progress = StopAfter(10**9)
-    found = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, resume=True, progress=progress)
+    shutil.copytree(infeasible.result.path, out)
+    before = _finished(out)
+    budget = sizewise.Budget(size="1 MB", max_drop="20 %")
+    found = sizewise.fit(tiny_task(32), budget, NullRuntime(), out=out, resume=True)
     assert found.record.feasible
+    assert len(before) == len(found.record.candidates)
+    assert _finished(out) == before
     assert not list(out.rglob(".part-*"))
 
 
-def test_resume_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_resume_of_another_run_is_refused(without_quality_limit: sizewise.Result, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out)
+    shutil.copytree(without_quality_limit.path, out)
     with pytest.raises(sizewise.UsageError, match="another run"):
         sizewise.fit(tiny_task(32, seed=1), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, resume=True)
 
 
-def test_a_time_limit_leaves_the_rest_untried_and_resume_does_it(tmp_path: Path) -> None:
+def test_a_time_limit_leaves_the_rest_untried_and_resume_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "plans_for", partial(plans_for, rates=()))
     out = tmp_path / "out"
     short = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, time_limit="0 s")
     untried = [c for c in short.record.candidates if c.status == "untried"]
@@ -194,7 +233,8 @@ def test_a_time_limit_leaves_the_rest_untried_and_resume_does_it(tmp_path: Path)
     assert not [c for c in rest.record.candidates if c.status == "untried"]
 
 
-def test_untrained_candidates_are_trained_the_same_way_every_time(tmp_path: Path) -> None:
+def test_untrained_candidates_are_trained_the_same_way_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "plans_for", partial(plans_for, rates=()))  # what is done to a trained model is the same for all
     base = tiny_task(64)
     train = list(base.calibration or [])
 

@@ -14,7 +14,7 @@ from sizewise.pipeline import profile as module
 from sizewise.pipeline.profile import profile_model, profile_models
 from sizewise.profile.roofline import predict
 from sizewise.profile.static import analyse, static_cost
-from sizewise.profile.timing import Timings, time_interleaved
+from sizewise.profile.timing import Timings, threads, time_interleaved
 from sizewise.protocols import Inputs
 from sizewise.runtimes import onnxruntime
 from sizewise.testing import DictInput, NullRuntime, TinyConv, TwoInputs
@@ -41,7 +41,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def brief(calls: Mapping[str, Callable[[], object]], **_: object) -> Timings:
         seen.append(list(calls))
-        return time_interleaved(calls, rounds=3, block_s=0.0, warmup_s=0.0)
+        return time_interleaved(calls, rounds=3, block_s=0.0, warmup_s=0.0, settle_s=0.0)
 
     monkeypatch.setattr(module, "time_interleaved", brief)
     monkeypatch.setattr(module, "calibrated", lambda device, *_: device if device.rates is not None else replace(device, rates=RATES))
@@ -227,13 +227,13 @@ def test_a_model_that_cannot_be_exported_is_measured_in_torch() -> None:
 def test_the_model_and_torch_stay_as_they_were(device: str | None) -> None:
     model = TinyConv().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    threads = torch.get_num_threads()
     torch.manual_seed(0)
     state = torch.random.get_rng_state()
-    profile_model(model, X, device=device, runtime=NullRuntime())
+    with threads(2):
+        profile_model(model, X, device=device, runtime=NullRuntime())
+        assert torch.get_num_threads() == 2
     assert all(part.training for part in model.modules())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert torch.get_num_threads() == threads
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 import sizewise
-from sizewise.errors import PreconditionError, UsageError
+from sizewise.errors import PreconditionError, UnknownName, UsageError
+from sizewise.pipeline.prune import pruning_step
 from sizewise.profile.static import static_cost
-from sizewise.protocols import Inputs
+from sizewise.protocols import Inputs, Silent
+from sizewise.types import Step, from_json, to_json
 from sizewise.zoo.resnet import resnet_cifar
 
 X = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -112,10 +114,13 @@ def test_what_is_skipped_keeps_its_channels(model: nn.Module) -> None:
     [
         ({"pruning_rate": 1.0, "example_inputs": X}, "rate must be more than 0 and less than 1"),
         ({"granularity": "channel"}, "without example inputs"),
-        ({"example_inputs": X, "method": "wanda"}, "one method"),
-        ({"example_inputs": X, "target": "latency"}, "unknown target"),
+        ({"example_inputs": X, "method": "wanda"}, "unknown method"),
+        ({"example_inputs": X, "target": "bytes"}, "unknown target"),
         ({"granularity": "3:2"}, "3:2"),
         ({"example_inputs": X, "multiple": -1}, "multiples of at least 1"),
+        ({"granularity": "2:4", "pruning_rate": 0.7}, "removes 50% of the weights and no other share"),
+        ({"granularity": "weight", "target": "params"}, "only where channels go"),
+        ({"granularity": "4x1", "multiple": 4}, "only where channels go"),
     ],
 )
 def test_what_cannot_be_meant(model: nn.Module, options: dict[str, Any], what: str) -> None:
@@ -126,3 +131,48 @@ def test_what_cannot_be_meant(model: nn.Module, options: dict[str, Any], what: s
 def test_activations_that_are_not_finite_are_named(model: nn.Module) -> None:
     with pytest.raises(PreconditionError, match="not finite"):
         sizewise.prune_model(model, 0.5, example_inputs=X[:1], calibration=[torch.full_like(X, float("nan"))])
+
+
+def test_an_unknown_granularity_names_what_there_is(model: nn.Module) -> None:
+    with pytest.raises(UnknownName, match="unknown granularity") as caught:
+        sizewise.prune_model(model, granularity="chanel", example_inputs=X)
+    assert "did you mean 'channel'" in str(caught.value)
+
+
+class Heard(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.doing: list[str] = []
+        self.done: list[str] = []
+
+    def working(self, what: str) -> None:
+        self.doing.append(what)
+
+    def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
+        self.done.append(line)
+
+
+def test_progress_goes_where_it_is_asked_to(model: nn.Module, capfd: pytest.CaptureFixture[str]) -> None:
+    heard = Heard()
+    sizewise.prune_model(model, 0.5, example_inputs=X[:1], calibration=BATCHES, progress=heard)
+    assert heard.doing
+    assert all(what.startswith("pruning: ") for what in heard.doing)
+    assert len(heard.done) == 1
+    assert "of the MACs removed" in heard.done[0]
+    assert capfd.readouterr().err == ""
+
+
+def test_progress_is_shown_on_stderr_only_when_asked_for(model: nn.Module, capfd: pytest.CaptureFixture[str]) -> None:
+    sizewise.prune_model(model, 0.5)
+    assert capfd.readouterr() == ("", "")
+    sizewise.prune_model(model, 0.5, progress=True)
+    assert "[1/1] pruned: " in capfd.readouterr().err
+
+
+def test_a_step_holds_what_was_asked_for_and_nothing_else() -> None:
+    assert pruning_step(0.3) == Step(technique="channel_pruning", settings={"rate": 0.3})
+    assert pruning_step(granularity="2:4", method="wanda").settings == {"pattern": "2:4", "method": "wanda"}
+    asked = pruning_step(0.3, target="params", multiple=1, skip=("head",))
+    assert from_json(Step, to_json(asked)) == asked
+    assert asked.settings == {"rate": 0.3, "target": "params", "multiple": 1, "skip": ["head"]}

@@ -12,6 +12,7 @@ import torch
 
 from sizewise.errors import InternalError, PreconditionError, SizewiseError, UnknownName, UnsupportedModel, UsageError
 from sizewise.pipeline.workers import can_fork, run_jobs
+from sizewise.profile.timing import threads
 
 forking = pytest.mark.skipif(not can_fork(), reason="jobs run in this process here")
 
@@ -39,7 +40,8 @@ def wait_for(path: Path) -> None:
 
 @forking
 def test_every_job_runs_in_a_process_of_its_own_on_one_thread(tmp_path: Path) -> None:
-    run_jobs(range(4), writing(tmp_path), nothing, workers=2)
+    with threads(2):
+        run_jobs(range(4), writing(tmp_path), nothing, workers=2)
     found = [json.loads((tmp_path / str(job)).read_text()) for job in range(4)]
     assert len({f["pid"] for f in found} | {os.getpid()}) == 5
     assert {f["threads"] for f in found} == {1}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sizewise.report.terminal import WIDTH, summary
-from sizewise.types import RunRecord
+from sizewise.types import Budget, Interval, RunRecord
 
 
 def lines_of(record: RunRecord) -> list[str]:
@@ -78,6 +78,35 @@ def test_a_long_frontier_is_cut_with_a_count(record: RunRecord) -> None:
 def test_a_slower_file_is_called_slower(record: RunRecord) -> None:
     slow = replace(record, speedup=replace(record.speedup, value=0.5, low=0.4, high=0.8))
     assert "2.0 times [1.25, 2.5] slower than" in summary(slow)
+
+
+@pytest.fixture
+def given(record: RunRecord) -> RunRecord:
+    """The same files, of which the second was asked for instead of found."""
+    pair = tuple(c for c in record.candidates if c.id in ("resnet-s.float", record.chosen))
+    verdict = replace(record.verdict, judgement="proved", limits=())
+    faster = Interval(value=1.12, low=1.08, high=1.2, n=31)
+    return replace(record, candidates=pair, budget=Budget(), verdict=verdict, searched=False, file_speedup=faster)
+
+
+def test_without_a_search_the_whole_model_stands_beside_what_was_done(given: RunRecord) -> None:
+    text = " ".join(summary(given).split())
+    for part in (
+        "Beside the file of the whole resnet-s: 1.12 times [1.08, 1.20] faster, 3.1 times smaller.",
+        "whole 46.0 us",
+        "this file 41.2 us",
+        "folded 9 norms",
+        "left alone: embed & <co>: no integer kernel",
+    ):
+        assert part in text
+    assert "frontier" not in text
+    assert "verdict" not in text
+    assert max(map(len, lines_of(given))) <= WIDTH
+
+
+def test_a_speed_that_cannot_be_told_apart_is_not_called_faster(given: RunRecord) -> None:
+    same = replace(given, file_speedup=Interval(value=1.01, low=0.97, high=1.05, n=31))
+    assert "as fast within the noise [0.97, 1.05]" in " ".join(summary(same).split())
 
 
 def test_reports_never_import_torch() -> None:

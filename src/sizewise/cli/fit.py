@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["command", "run"]
+__all__ = ["command", "print_result", "run"]
 
 Task = Annotated[str, typer.Argument(help="A built-in task (digits), a Python file that defines `task`, or package.module:name.")]
 Out = Annotated[Path, typer.Option(help="Folder for the run; it becomes the bundle. Must be absent or empty, unless --resume.")]
@@ -52,8 +52,8 @@ def command(
 def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check the names before torch is imported, run `sizewise.fit`, print the outcome; an infeasible one is printed, then raised."""
     from sizewise.cli.names import check_device, check_folder, check_runtime
-    from sizewise.cli.progress import RichProgress, make_progress
     from sizewise.errors import BudgetInfeasible
+    from sizewise.pipeline.progress import shown
     from sizewise.units import parse_seconds
 
     check_runtime(options["runtime"])
@@ -61,17 +61,14 @@ def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **opti
     if options["time_limit"] is not None:
         parse_seconds(options["time_limit"], "--time-limit")
     check_folder(out, resume=options["resume"])
-    progress = make_progress(quiet=quiet)
     try:
-        result = _fit(task, budget, out, progress, options)
+        with shown(not quiet) as progress:
+            result = _fit(task, budget, out, progress, options)
     except BudgetInfeasible as error:
         if error.result is not None:
-            _print(error.result, as_json=as_json)
+            print_result(error.result, as_json=as_json)
         raise
-    finally:
-        if isinstance(progress, RichProgress):
-            progress.stop()
-    _print(result, as_json=as_json)
+    print_result(result, as_json=as_json)
 
 
 def _fit(task: str, budget: Any, out: Path, progress: Any, options: dict[str, Any]) -> Any:
@@ -82,7 +79,8 @@ def _fit(task: str, budget: Any, out: Path, progress: Any, options: dict[str, An
     return fit(load_task(task), budget, out=out, progress=progress, **options)
 
 
-def _print(result: Any, *, as_json: bool) -> None:
+def print_result(result: Any, *, as_json: bool) -> None:
+    """The record as JSON, or what came out in words and where it is."""
     from sizewise.report.terminal import summary
     from sizewise.types import to_json
 

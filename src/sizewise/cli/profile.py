@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Count parameters, MACs, bytes and memory; measure the latency here, or predict it for another device."""
     from sizewise.cli.names import check_device, check_runtime
-    from sizewise.cli.progress import make_progress
     from sizewise.errors import UsageError
+    from sizewise.pipeline.progress import shown
 
     check_device(device)
     check_runtime(runtime)
@@ -40,9 +40,10 @@ def command(
         raise UsageError("name either a task or models of the zoo", wanted="sizewise profile TASK, or sizewise profile --zoo resnet50")
     if batch is not None and batch < 1:
         raise UsageError("a batch holds at least one example", where="--batch", got=str(batch))
-    progress = make_progress(quiet=quiet)
-    progress.note(f"sizewise: profiling {task if task else ', '.join(zoo or ())}")
-    _print(_record(task, zoo or [], device, batch, runtime, progress, counts=counts), as_json=json)
+    with shown(not quiet) as progress:
+        progress.note(f"sizewise: profiling {task if task else ', '.join(zoo or ())}")
+        record = _record(task, zoo or [], device, batch, runtime, progress, counts=counts)
+    _print(record, as_json=json)
 
 
 def _record(task: str | None, zoo: list[str], device: str, batch: int | None, runtime: str, progress: Any, *, counts: bool) -> Any:

@@ -40,8 +40,8 @@ def command(
 ) -> None:
     """Find the smallest scale that is good enough: learning curves of every candidate, what its errors come from, what it costs."""
     from sizewise.cli.names import check_device, check_folder, check_runtime
-    from sizewise.cli.progress import RichProgress, make_progress
     from sizewise.errors import UsageError
+    from sizewise.pipeline.progress import shown
     from sizewise.select.scenario import load_scenario
     from sizewise.types import Budget
     from sizewise.units import parse_points, parse_seconds
@@ -58,16 +58,12 @@ def command(
     situation = load_scenario(scenario) if scenario is not None else None
     budget = Budget(latency, size, memory)
     options = {"runtime": runtime, "device": device, "out": out, "seed": seed, "scenario": situation, "resume": resume}
-    progress = make_progress(quiet=quiet)
-    try:
+    with shown(not quiet) as progress:
         if task is None:
             record = _survey(budget, progress, options)
         else:
             progress.note(f"sizewise: loading the task {task}")
             record = _select(task, budget, progress, {**options, "seeds": seeds, "tolerance": tolerance, "time_limit": time_limit})
-    finally:
-        if isinstance(progress, RichProgress):
-            progress.stop()
     _print(record, out, as_json=json)
 
 

@@ -1,7 +1,7 @@
 """The only place where techniques run: copies, seeds, checks traits and verifies what a technique promised."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from sizewise.errors import InternalError, PreconditionError, UnknownName
 from sizewise.evaluate.metrics import primary_output
 from sizewise.graph.trace import eval_copy, is_graph
 from sizewise.protocols import Context, Technique, Trait
-from sizewise.types import Change, Plan
+from sizewise.types import Change, Plan, Step
 
-__all__ = ["apply_plan", "make_technique", "rebuild_plan", "run_technique"]
+__all__ = ["Applier", "apply_plan", "make_technique", "rebuild_plan", "run_technique"]
 
 
 def make_technique(name: str, settings: Mapping[str, Any]) -> Technique:
@@ -28,35 +28,88 @@ def make_technique(name: str, settings: Mapping[str, Any]) -> Technique:
     for key in settings:
         if key not in known:
             raise UnknownName(f"setting of {name}", key, known)
-    technique: Technique = kind(**settings)
+    # a plan from JSON has lists; settings compare and hash as tuples
+    technique: Technique = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
     return technique
 
 
 def apply_plan(model: nn.Module, plan: Plan, context: Context) -> tuple[nn.Module, Plan, tuple[Change, ...]]:
-    """Run a plan's steps on a copy of `model`.
+    """Run one plan's steps on a copy of `model`; see `Applier.apply`."""
+    return Applier().apply(model, plan, context)
 
-    Returns:
-        the shrunk module in inference mode, the plan with every step's record filled in, and what each step did.
 
-    Raises:
-        PreconditionError: a step needs something the model no longer is, or its own precondition fails.
-        UnsupportedModel: a step cannot treat the model.
-        InternalError: a technique changed the original or broke the model's outputs.
+@dataclass(frozen=True)
+class _State:
+    """How far a plan has come.
+
+    Attributes:
+        source: the model that it began with.
+        steps: done so far, as the plan names them.
+        changes: what each of them did.
     """
-    before = _marks(model)
-    current, traits = eval_copy(model), _traits(model)
-    steps, changes = [], []
-    for step in plan.steps:
-        technique = make_technique(step.technique, step.settings)
-        _check_traits(step.technique, technique, traits)
-        current, change = run_technique(technique, current, context)
-        _check_outputs(step.technique, current, context)
-        traits = traits & ~technique.removes | technique.gives
-        steps.append(replace(step, record=change.record))
-        changes.append(change)
-    if _marks(model) != before:
-        raise InternalError("a technique changed the original model", where=plan.label)
-    return current, replace(plan, steps=tuple(steps)), tuple(changes)
+
+    source: nn.Module
+    module: nn.Module
+    traits: Trait
+    seed: int
+    steps: tuple[Step, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    def begins(self, source: nn.Module, plan: Plan, seed: int) -> bool:
+        """Whether the plan, on that model and under that seed, comes through here."""
+        return self.source is source and self.seed == seed and plan.steps[: len(self.steps)] == self.steps
+
+
+class Applier:
+    """Runs the plans of one run, and does not repeat the steps that a plan shares with the one before.
+
+    Pruning takes longest, and every pruned model is tried in float and again in integers. One model is kept, as it was after
+    the last step that left layers to work on. Steps always work on a copy of what they begin with, and under a seed of their
+    own, so that a plan gives the same bits whether it starts anew or from the kept model. All plans must be given the same
+    calibration data.
+    """
+
+    def __init__(self) -> None:
+        self._kept: _State | None = None
+
+    def apply(self, model: nn.Module, plan: Plan, context: Context) -> tuple[nn.Module, Plan, tuple[Change, ...]]:
+        """Run a plan's steps on a copy of `model`.
+
+        Returns:
+            the shrunk module in inference mode, the plan with every step's record filled in, and what each step did.
+
+        Raises:
+            PreconditionError: a step needs something the model no longer is, or its own precondition fails.
+            UnsupportedModel: a step cannot treat the model.
+            InternalError: a technique changed the original or broke the model's outputs.
+        """
+        before = _marks(model)
+        state = self._start(model, plan, context.seed)
+        for step in plan.steps[len(state.steps) :]:
+            state = _after(state, step, context)
+            if Trait.MODULE in state.traits:
+                self._kept = state
+                state = replace(state, module=eval_copy(state.module))
+        if _marks(model) != before:
+            raise InternalError("a technique changed the original model", where=plan.label)
+        steps = (replace(step, record=change.record) for step, change in zip(plan.steps, state.changes, strict=True))
+        return state.module, replace(plan, steps=tuple(steps)), state.changes
+
+    def _start(self, model: nn.Module, plan: Plan, seed: int) -> _State:
+        kept = self._kept
+        if kept is not None and kept.begins(model, plan, seed):
+            return replace(kept, module=eval_copy(kept.module))
+        self._kept = None  # before another is made: two need not fit into memory
+        return _State(model, eval_copy(model), _traits(model), seed)
+
+
+def _after(state: _State, step: Step, context: Context) -> _State:
+    technique = make_technique(step.technique, step.settings)
+    _check_traits(step.technique, technique, state.traits)
+    module, change = run_technique(technique, state.module, context)
+    _check_outputs(step.technique, module, context)
+    traits = state.traits & ~technique.removes | technique.gives
+    return replace(state, module=module, traits=traits, steps=(*state.steps, step), changes=(*state.changes, change))
 
 
 def run_technique(technique: Technique, model: nn.Module, context: Context) -> tuple[nn.Module, Change]:

@@ -36,6 +36,7 @@ class _Final:
         fits: whether the chosen one does.
         torch_latency: per scale, of its float PyTorch module in the same rounds.
         speedup: how many times faster the chosen file is than the reference's module.
+        file_speedup: and than the whole model's file, where the plan was given.
     """
 
     candidates: tuple[Candidate, ...]
@@ -43,10 +44,18 @@ class _Final:
     fits: bool
     torch_latency: dict[str, Interval]
     speedup: Interval
+    file_speedup: Interval | None = None
 
 
 def conclude(
-    setup: Setup, bench: Bench, prepared: dict[str, Prepared], reference: str, candidates: Sequence[Candidate], facts: dict[str, Any]
+    setup: Setup,
+    bench: Bench,
+    prepared: dict[str, Prepared],
+    reference: str,
+    candidates: Sequence[Candidate],
+    facts: dict[str, Any],
+    *,
+    given: str | None = None,
 ) -> RunRecord:
     """Choose, judge, and write everything into a record.
 
@@ -57,21 +66,22 @@ def conclude(
         reference: name of the reference scale.
         candidates: all of them, whatever their status.
         facts: fingerprint and data facts, as fields of the record.
+        given: id of the candidate that is chosen, whatever the others are; they are measured as closely, to compare with.
 
     Raises:
         UnsupportedModel: nothing could be measured.
     """
     if not any(c.measured for c in candidates):
         raise UnsupportedModel("no candidate could be measured", got="; ".join(dict.fromkeys(str(c.reason) for c in candidates))[:600])
-    setup.progress.working("measuring the finalists side by side")
-    final = _finals(setup, prepared, reference, candidates)
+    setup.progress.working("measuring the finalists side by side" if given is None else "measuring the files side by side")
+    final = _finals(setup, prepared, reference, candidates, given)
     setup.progress.working(f"{final.chosen.plan.scale}: {final.chosen.plan.label}: judging on the test split")
-    memory = measure_memory(bench, setup.store.folder(final.chosen.plan) / setup.runtime.file_name, times=MEMORY_RUNS)
-    chosen = _with(final.chosen, memory=memory)
+    closely = {final.chosen.id} if given is None else {c.id for c in candidates}
+    everything = tuple(_with(c, memory=_memory(setup, bench, c)) if c.id in closely else c for c in final.candidates)
+    chosen = next(c for c in everything if c.id == final.chosen.id)
     assert chosen.measured is not None
     reference_test, test = _test_quality(setup, bench, chosen)
     verdict = judge(setup.budget, chosen.measured, test)
-    everything = tuple(chosen if c.id == chosen.id else c for c in final.candidates)
     return RunRecord(
         **facts,
         version=version(),
@@ -96,27 +106,36 @@ def conclude(
         verdict=verdict,
         relaxations=() if final.fits else relaxations(everything, setup.budget),
         warnings=tuple(setup.warnings),
+        searched=given is None,
+        file_speedup=final.file_speedup,
     )
 
 
-def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candidates: Sequence[Candidate]) -> _Final:
+def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candidates: Sequence[Candidate], given: str | None) -> _Final:
     """Time the best candidates (or the nearest one) and every scale's torch module in the same rounds, then choose."""
-    fitting = [c for c in candidates if c.measured and not setup.budget.violations(c.measured)]
-    close = nearest(candidates, setup.budget)
-    finalists = sorted(fitting, key=lambda c: rank_key(c, setup.budget))[:FINALISTS] or [c for c in [close] if c]
+    finalists = _best_ones(setup, candidates) if given is None else [c for c in candidates if c.measured]
     timed = _time(setup, prepared, finalists)
     names = {c.id for c in finalists}
     updated = mark_frontier([_timed(c, timed, reference) if c.id in names else c for c in candidates])
-    best_now = best([c for c in updated if c.id in names], setup.budget)
-    chosen = best_now or nearest([c for c in updated if c.id in names], setup.budget)
+    closely = [c for c in updated if c.id in names and given in (None, c.id)]
+    best_now = best(closely, setup.budget)
+    chosen = best_now or nearest(closely, setup.budget)
     assert chosen is not None
+    whole = next((c for c in finalists if given is not None and c.id != given and not c.plan.steps), None)
     return _Final(
         candidates=updated,
         chosen=chosen,
         fits=best_now is not None,
         torch_latency={scale: timed.latency(_torch_key(scale)) for scale in prepared},
         speedup=timed.ratio(_torch_key(reference), _key(chosen)),
+        file_speedup=timed.ratio(_key(whole), _key(chosen)) if whole else None,
     )
+
+
+def _best_ones(setup: Setup, candidates: Sequence[Candidate]) -> list[Candidate]:
+    fitting = [c for c in candidates if c.measured and not setup.budget.violations(c.measured)]
+    close = nearest(candidates, setup.budget)
+    return sorted(fitting, key=lambda c: rank_key(c, setup.budget))[:FINALISTS] or [c for c in [close] if c]
 
 
 def _time(setup: Setup, prepared: dict[str, Prepared], finalists: Sequence[Candidate]) -> Timings:
@@ -148,6 +167,10 @@ def _with(candidate: Candidate, **figures: Any) -> Candidate:
     return replace(candidate, measured=replace(candidate.measured, **figures))
 
 
+def _memory(setup: Setup, bench: Bench, candidate: Candidate) -> Interval:
+    return measure_memory(bench, setup.store.folder(candidate.plan) / setup.runtime.file_name, times=MEMORY_RUNS)
+
+
 def _test_quality(setup: Setup, bench: Bench, chosen: Candidate) -> tuple[Quality | None, Quality | None]:
     """Quality of the reference and of the chosen file on the test split, compared example by example."""
     if setup.test is None:
@@ -160,5 +183,5 @@ def _test_quality(setup: Setup, bench: Bench, chosen: Candidate) -> tuple[Qualit
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "torchao", "torch-pruning", "numpy")
+    packages = ("torch", "torchao", "numpy")
     return {"sizewise": version(), "python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

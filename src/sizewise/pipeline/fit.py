@@ -1,49 +1,27 @@
 """The main job: from a task and a budget to one measured file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from sizewise.data.batches import examples_in
 from sizewise.devices.loader import load_device
 from sizewise.errors import BudgetInfeasible, UsageError
 from sizewise.evaluate.scoring import quality
-from sizewise.graph.trace import tensors_in
-from sizewise.pipeline.bundle import write_bundle
 from sizewise.pipeline.conclude import conclude
 from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.result import Result, finish
 from sizewise.pipeline.scales import Prepared, pick_reference, prepare_scales
 from sizewise.pipeline.setup import Setup, fingerprint, make_setup, read_data
 from sizewise.pipeline.store import Store
-from sizewise.pipeline.trial import Bench, hopeless, run_trial
+from sizewise.pipeline.trial import Bench, hopeless, make_bench, outcome, run_trial
 from sizewise.profile.timing import threads
 from sizewise.protocols import Progress, Runtime, Silent
 from sizewise.report._format import limit_value
 from sizewise.search.space import harsher, plans_for
 from sizewise.tasks.task import Task
-from sizewise.types import Budget, Candidate, Device, Plan, RunRecord, Verdict
-from sizewise.units import format_bytes, format_seconds, parse_seconds
+from sizewise.types import Budget, Candidate, Device, Plan, RunRecord
+from sizewise.units import parse_seconds
 
 __all__ = ["Result", "fit"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `fit` returns.
-
-    Attributes:
-        chosen: the candidate in the bundle.
-        frontier: measured candidates that no other beats on all counts, fastest first.
-        verdict: proved, undecided or refused, per limit.
-        record: everything; the same as `run.json`.
-        path: the bundle's folder.
-    """
-
-    chosen: Candidate
-    frontier: tuple[Candidate, ...]
-    verdict: Verdict
-    record: RunRecord
-    path: Path
 
 
 def fit(
@@ -110,30 +88,17 @@ def _run(setup: Setup) -> Result:
     setup.progress.start(len(plans) + sum(map(len, plans.values())) + 1)
     prepared = prepare_scales(setup)
     reference = pick_reference(setup.task, prepared)
-    bench = _bench(setup, prepared[reference])
+    bench = make_bench(setup, prepared[reference])
     order = sorted(prepared, key=lambda scale: -prepared[scale].record.cost.macs)
     candidates = _try_all(setup, [plan for scale in order for plan in plans[scale]], prepared, bench)
     candidates += _unprepared(setup, [plan for scale in plans if scale not in prepared for plan in plans[scale]])
     if left := sum(c.status == "untried" for c in candidates):
         setup.warnings.append(f"the time limit was reached: {left} of {len(candidates)} plans were not tried; --resume goes on")
     record = conclude(setup, bench, prepared, reference, candidates, {"fingerprint": identity, "data": data})
-    _bundle(setup, record)
-    setup.progress.advance(f"chosen: {record.winner.plan.scale}, {record.winner.plan.label}")
-    return _result(setup, record)
-
-
-def _bench(setup: Setup, reference: Prepared) -> Bench:
-    return Bench(
-        runtime=setup.runtime,
-        context=setup.context,
-        validation=setup.validation,
-        metric=setup.task.metric,
-        budget=setup.budget,
-        threads=setup.device.threads,
-        batch=examples_in(setup.task.example),
-        reference=reference.module,
-        reference_scores=reference.scores,
-    )
+    result = finish(setup, record)
+    if record.feasible:
+        return result
+    raise BudgetInfeasible(_why_infeasible(record), result=result, hint=_what_helps(record))
 
 
 def _try_all(setup: Setup, plans: Sequence[Plan], prepared: dict[str, Prepared], bench: Bench) -> list[Candidate]:
@@ -149,7 +114,7 @@ def _try_all(setup: Setup, plans: Sequence[Plan], prepared: dict[str, Prepared],
             if candidate.status != "untried":
                 setup.store.save_candidate(candidate)
         done.append(candidate)
-        setup.progress.advance(f"{label}: {_outcome(candidate)}")
+        setup.progress.advance(f"{label}: {outcome(candidate)}")
     return done
 
 
@@ -180,29 +145,6 @@ def _unprepared(setup: Setup, plans: Sequence[Plan]) -> list[Candidate]:
 
 def _failed(setup: Setup, plan: Plan) -> Candidate:
     return Candidate(id=setup.store.identifier(plan), plan=plan, status="failed", reason=setup.failed[plan.scale])
-
-
-def _outcome(candidate: Candidate) -> str:
-    if candidate.measured is None:
-        return f"{candidate.status}: {candidate.reason}"
-    m = candidate.measured
-    return f"{m.quality.metric} {m.quality.score.value:.4f}, {format_seconds(m.latency.value)}, {format_bytes(m.size_bytes)}"
-
-
-def _bundle(setup: Setup, record: RunRecord) -> None:
-    chosen, example = record.winner, setup.task.example
-    assert chosen.artefact is not None
-    inputs = [(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in tensors_in(example)]
-    write_bundle(setup.store.out, setup.store.folder(chosen.plan), record, setup.runtime.snippet(chosen.artefact, inputs))
-
-
-def _result(setup: Setup, record: RunRecord) -> Result:
-    on_frontier = [(c.measured.latency.value, c) for c in record.candidates if c.on_frontier and c.measured]
-    frontier = tuple(c for _, c in sorted(on_frontier, key=lambda pair: pair[0]))
-    result = Result(record.winner, frontier, record.verdict, record, setup.store.out)
-    if record.feasible:
-        return result
-    raise BudgetInfeasible(_why_infeasible(record), result=result, hint=_what_helps(record))
 
 
 def _why_infeasible(record: RunRecord) -> str:

@@ -1,35 +1,45 @@
 """The front door of pruning: a module in, a pruned module out."""
 
+import re
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
-from sizewise.data.batches import CalibrationSample, as_inputs
-from sizewise.errors import PreconditionError, UsageError
+from sizewise.arith.sparsity import parse_pattern
+from sizewise.data.batches import CalibrationSample, LabelledSample, as_inputs
+from sizewise.devices.loader import load_device
+from sizewise.errors import PreconditionError, UnknownName, UsageError
 from sizewise.graph.trace import eval_copy, is_graph
 from sizewise.pipeline.apply import make_technique, run_technique
 from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.progress import Within, shown
 from sizewise.pipeline.setup import CALIBRATION_EXAMPLES
-from sizewise.protocols import Context, Inputs, Runtime
+from sizewise.pipeline.timer import timer_for
+from sizewise.protocols import Context, Inputs, Progress, Runtime, Technique
+from sizewise.types import Change, Step
 
-__all__ = ["prune_model"]
+__all__ = ["prune_model", "pruning_step"]
+
+DEFAULT_RATE = 0.5
 
 
 def prune_model(
     model: nn.Module,
-    pruning_rate: float = 0.5,
+    pruning_rate: float = DEFAULT_RATE,
     *,
     granularity: str | None = None,
     example_inputs: Any = None,
     calibration: Iterable[Any] | None = None,
     method: str = "auto",
-    target: Literal["macs", "params"] = "macs",
+    target: Literal["macs", "params", "latency"] = "macs",
     runtime: str | Runtime = "onnxruntime",
     multiple: int | None = None,
     skip: Collection[str] = (),
     in_place: bool = False,
     seed: int = 0,
+    progress: bool | Progress = False,
 ) -> nn.Module:
     """Remove a share of a model.
 
@@ -39,20 +49,22 @@ def prune_model(
 
     Args:
         model: any float module; left as it is unless `in_place`.
-        pruning_rate: share that goes, in (0, 1): of the target's MACs or parameters over the whole model for channels, of the
-            weights of linear layers and convolutions otherwise.
+        pruning_rate: share that goes, in (0, 1): of the whole model's MACs, parameters or latency for channels, of the
+            weights of linear layers and convolutions otherwise. N:M says the share itself.
         granularity: "channel"; or "weight", "N:M" such as "2:4", "RxC" such as "4x1" for zeros. By default "channel" with
             example inputs and "weight" without.
         example_inputs: one tensor, a tuple of positional inputs, or a dict of keyword inputs.
-        calibration: a loader of inputs, as a task's; targets in it are ignored.
-        method: of choosing single weights: "magnitude", "global", "wanda", "surgeon", or "auto". Channels have but "auto".
-        target: what `pruning_rate` counts when channels go.
+        calibration: a loader of inputs, as a task's; no method but "fisher" looks at targets in it.
+        method: of choosing channels: "surgeon", "fisher" (which looks at class labels where calibration data have them) or
+            "magnitude"; of choosing single weights: "surgeon", "wanda", "magnitude" or "global"; "auto" is the surgeon with data.
+        target: what `pruning_rate` counts when channels go; the latency is that of the model's file with the runtime, measured here.
         runtime: where the model will run.
         multiple: channel counts are multiples of this, where a group has at least twice as many; what the runtime likes by
             default. 1 keeps more accuracy at the same MACs, and is often slower.
         skip: module paths that are left alone.
         in_place: change `model` itself; where anything fails it stays as it was.
         seed: of everything random.
+        progress: whether to show on stderr what is being done, or where to report it.
 
     Returns:
         The pruned module, in inference mode. Its attribute `pruning` says what was touched, what was left alone and why, and
@@ -64,7 +76,10 @@ def prune_model(
         UnsupportedModel: nothing can be pruned.
     """
     chosen = granularity or ("weight" if example_inputs is None else "channel")
-    technique = make_technique(*_settings(chosen, pruning_rate, method, target, multiple, tuple(skip)))
+    # rate and target have values of their own here, which say nothing where a pattern fixes the share and no channels go
+    rate = None if pruning_rate == DEFAULT_RATE else pruning_rate
+    step = pruning_step(rate, granularity=chosen, method=method, target=None if target == "macs" else target, multiple=multiple, skip=skip)
+    technique = make_technique(step.technique, step.settings)
     if is_graph(model):
         raise PreconditionError("an exported graph cannot be pruned", where="model", hint="prune the module that it was exported from")
     if chosen == "channel" and example_inputs is None:
@@ -72,8 +87,10 @@ def prune_model(
     found = find_runtime(runtime)
     data = CalibrationSample(calibration, CALIBRATION_EXAMPLES) if calibration is not None else None
     example = as_inputs(example_inputs) if example_inputs is not None else next(iter(data or ()), Inputs(()))
-    context = Context(example, data, found.scheme, found.channel_multiple, seed)
-    pruned, change = run_technique(technique, eval_copy(model), context)
+    timer = timer_for(found, load_device("local")) if target == "latency" else None
+    labelled = LabelledSample(calibration, CALIBRATION_EXAMPLES) if calibration is not None else None
+    context = Context(example, data, found.scheme, found.channel_multiple, seed, timer=timer, labelled=labelled)
+    pruned, change = _run(technique, model, context, progress)
     _restore_gradients(model, pruned)
     if in_place:
         _transplant(pruned, model)
@@ -82,14 +99,67 @@ def prune_model(
     return pruned
 
 
-def _settings(
-    granularity: str, rate: float, method: str, target: str, multiple: int | None, skip: tuple[str, ...]
-) -> tuple[str, dict[str, Any]]:
-    if granularity != "channel":
-        return "weight_pruning", {"rate": rate, "pattern": granularity, "method": method, "skip": skip}
-    if method != "auto":
-        raise UsageError("channels are chosen by one method", where="method", got=repr(method), wanted='"auto"')
-    return "channel_pruning", {"rate": rate, "target": target, "multiple": multiple or 0, "skip": skip}
+def pruning_step(
+    rate: float | None = None,
+    *,
+    granularity: str = "channel",
+    method: str = "auto",
+    target: str | None = None,
+    multiple: int | None = None,
+    skip: Collection[str] = (),
+) -> Step:
+    """The step of a plan that prunes, with the settings that were asked for and no others.
+
+    Args:
+        rate: share that goes; half by default, and what the pattern says for N:M.
+        granularity: "channel", "weight", "N:M" such as "2:4", or "RxC" such as "4x1".
+        method: of choosing what goes.
+        target: what the rate counts when channels go; MACs by default.
+        multiple: of which channel counts are.
+        skip: module paths that are left alone.
+
+    Raises:
+        UsageError: settings that cannot be meant together.
+        UnknownName: no such granularity.
+    """
+    left = {"skip": list(skip)} if skip else {}
+    share = DEFAULT_RATE if rate is None else rate
+    if granularity == "channel":
+        asked = {"target": target, "multiple": multiple, "method": None if method == "auto" else method}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return Step(technique="channel_pruning", settings={"rate": share, **given, **left})
+    for name, value in (("target", target), ("multiple", multiple)):
+        if value is not None:
+            got = f"{value} with granularity {granularity}"
+            raise UsageError("means something only where channels go", where=name, got=got, hint="leave it out")
+    kinds = {} if granularity == "weight" else {"pattern": granularity}
+    how = {} if method == "auto" else {"method": method}
+    return Step(technique="weight_pruning", settings={**_rate_setting(granularity, rate, share), **kinds, **how, **left})
+
+
+def _rate_setting(granularity: str, rate: float | None, share: float) -> dict[str, float]:
+    """The rate of weights; nothing for N:M, which fixes it."""
+    if not re.fullmatch(r"weight|\d+[:x]\d+", granularity):
+        raise UnknownName("granularity", granularity, ("channel", "weight", "N:M such as 2:4", "RxC such as 4x1"))
+    pattern = parse_pattern(granularity, share)
+    if pattern.kept is None:
+        return {"rate": share}
+    if rate is not None and abs(rate - pattern.rate) > 1e-9:
+        raise UsageError(
+            f"{granularity} removes {pattern.rate:.0%} of the weights and no other share",
+            where="rate",
+            got=f"{rate:g}",
+            hint="leave it out",
+        )
+    return {}
+
+
+def _run(technique: Technique, model: nn.Module, context: Context, progress: bool | Progress) -> tuple[nn.Module, Change]:
+    with shown(progress) as display:
+        display.start(1)
+        pruned, change = run_technique(technique, eval_copy(model), replace(context, progress=Within(display, "pruning")))
+        display.advance(f"pruned: {'; '.join(change.notes)}")
+    return pruned, change
 
 
 def _restore_gradients(model: nn.Module, pruned: nn.Module) -> None:
@@ -100,8 +170,11 @@ def _restore_gradients(model: nn.Module, pruned: nn.Module) -> None:
 
 
 def _transplant(source: nn.Module, target: nn.Module) -> None:
-    """Give every module of `target` what its counterpart holds; both have the same modules."""
+    """Give every module of `target` what its counterpart holds; modules that were replaced or left out are handed over."""
     held = dict(source.named_modules())
     for path, module in list(target.named_modules()):
-        other = held[path]
-        vars(module).update({name: value for name, value in vars(other).items() if name != "_modules"})
+        other = held.get(path)
+        if type(other) is type(module):
+            vars(module).update({name: value for name, value in vars(other).items() if name != "_modules"})
+        elif other is not None:
+            target.set_submodule(path, other)

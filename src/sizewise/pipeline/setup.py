@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sizewise.data.batches import CalibrationSample, digest, examples_in
+from sizewise.data.batches import CalibrationSample, LabelledSample, digest, examples_in
 from sizewise.evaluate.scoring import Split
 from sizewise.pipeline.store import Store
+from sizewise.pipeline.timer import timer_for
 from sizewise.protocols import Context, Progress, Runtime
 from sizewise.tasks.task import Task
 from sizewise.types import Budget, Device
@@ -23,7 +24,7 @@ CALIBRATION_EXAMPLES = 512
 
 @dataclass(frozen=True)
 class Setup:
-    """One call of `fit`.
+    """One call of `fit` or `run_plan`.
 
     Attributes:
         begin: monotonic seconds at which it started.
@@ -62,6 +63,7 @@ def make_setup(
     warnings = []
     if task.test is None:
         warnings.append("the task has no test split: quality limits stay undecided")
+    labelled = LabelledSample(task.calibration, CALIBRATION_EXAMPLES) if task.calibration is not None else None
     if calibration is None:
         warnings.append("the task has no calibration or train data: static int8 and the repair of pruned channels need it")
     return Setup(
@@ -72,7 +74,9 @@ def make_setup(
         store=store,
         seed=seed,
         progress=progress,
-        context=Context(task.example, calibration, runtime.scheme, runtime.channel_multiple, seed),
+        context=Context(
+            task.example, calibration, runtime.scheme, runtime.channel_multiple, seed, progress, timer_for(runtime, device), labelled
+        ),
         validation=Split("validation", task.validation),
         test=Split("test", task.test) if task.test is not None else None,
         begin=begin,

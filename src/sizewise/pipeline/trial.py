@@ -1,7 +1,7 @@
 """Try one plan: shrink, look whether it is hopeless, lower, load back from disk, measure."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +9,28 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import nn
 
+from sizewise.data.batches import examples_in
 from sizewise.errors import ParityError, PreconditionError, UnsupportedModel
 from sizewise.evaluate.metrics import Metric
 from sizewise.evaluate.paired import median_interval
 from sizewise.evaluate.scoring import Call, Split, measure_parity, module_call, quality, score
 from sizewise.files import write_bytes
 from sizewise.graph.trace import is_graph
-from sizewise.pipeline.apply import apply_plan
+from sizewise.pipeline.apply import Applier
 from sizewise.pipeline.bundle import SavedPlan
 from sizewise.pipeline.export import check_parity
+from sizewise.pipeline.progress import Within
+from sizewise.pipeline.scales import Prepared
+from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.store import save_scores
 from sizewise.pipeline.weights import save_state
 from sizewise.profile.timing import time_interleaved
 from sizewise.protocols import Context, Runner, Runtime
 from sizewise.report._format import limit_value
 from sizewise.types import Artefact, Budget, Candidate, Interval, Measurement, Plan, Quality, to_json
+from sizewise.units import format_bytes, format_seconds
 
-__all__ = ["Bench", "hopeless", "run_trial"]
+__all__ = ["Bench", "attempt", "hopeless", "make_bench", "measure_memory", "outcome", "run_trial"]
 
 Scores = Float[ndarray, " n"]
 REFERENCE = "reference"
@@ -38,6 +43,7 @@ class Bench:
     Attributes:
         reference: the reference scale's float module, which latencies are compared with in the same rounds.
         reference_scores: its per-example scores on the validation split.
+        applier: keeps what the next plan can go on from.
     """
 
     runtime: Runtime
@@ -49,6 +55,7 @@ class Bench:
     batch: int
     reference: nn.Module
     reference_scores: Scores
+    applier: Applier = field(default_factory=Applier)
 
     @property
     def reference_call(self) -> Call:
@@ -59,6 +66,21 @@ class Bench:
         """Score on the validation split, with the paired drop against the reference."""
         scores = score(call, self.validation, self.metric, self.reference_call)
         return quality(scores, self.metric, self.reference_scores), scores
+
+
+def make_bench(setup: Setup, reference: Prepared) -> Bench:
+    """The bench of a run whose reference scale is known."""
+    return Bench(
+        runtime=setup.runtime,
+        context=setup.context,
+        validation=setup.validation,
+        metric=setup.task.metric,
+        budget=setup.budget,
+        threads=setup.device.threads,
+        batch=examples_in(setup.task.example),
+        reference=reference.module,
+        reference_scores=reference.scores,
+    )
 
 
 def hopeless(found: Quality, budget: Budget) -> str | None:
@@ -82,26 +104,40 @@ def hopeless(found: Quality, budget: Budget) -> str | None:
 def run_trial(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candidate:
     """Try one plan on a scale's float module; what cannot be done is a value in the result, not an exception."""
     begin = time.perf_counter()
-    candidate = Candidate(id=folder.name, plan=plan, status="failed")
     try:
-        candidate = _try(model, candidate, folder, bench)
+        return attempt(model, plan, folder, bench)
     except (UnsupportedModel, PreconditionError, ParityError) as error:
-        candidate = replace(candidate, reason=" ".join(str(error).split()))
+        reason = " ".join(str(error).split())
+        return Candidate(id=folder.name, plan=plan, status="failed", reason=reason, seconds=time.perf_counter() - begin)
+
+
+def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candidate:
+    """Try one plan on a scale's float module.
+
+    Raises:
+        UnsupportedModel: a step or the runtime cannot treat the model.
+        PreconditionError: a step's precondition does not hold.
+        ParityError: the file does not compute what the module computes.
+    """
+    begin = time.perf_counter()
+    context = replace(bench.context, progress=Within(bench.context.progress, f"{plan.scale}: {plan.label}"))
+    module, applied, changes = bench.applier.apply(model, plan, context)
+    candidate = Candidate(id=folder.name, plan=plan, status="stopped", changes=tuple(replace(c, record={}) for c in changes))
+    found = bench.quality_of(module_call(module))[0] if plan.steps else None
+    if found is not None and (reason := hopeless(found, bench.budget)):
+        candidate = replace(candidate, reason=f"not lowered: {reason}")
+    else:
+        context.progress.working("lowering and measuring the file")
+        candidate = _lowered(module, applied, candidate, folder, bench)
     return replace(candidate, seconds=time.perf_counter() - begin)
 
 
-def _try(model: nn.Module, candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
-    module, plan, changes = apply_plan(model, candidate.plan, bench.context)
-    candidate = replace(candidate, changes=tuple(replace(c, record={}) for c in changes))
-    if plan.steps:
-        found, _ = bench.quality_of(module_call(module))
-        if reason := hopeless(found, bench.budget):
-            return replace(candidate, status="stopped", reason=f"not lowered: {reason}")
+def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
     artefact = bench.runtime.lower(module, bench.context.example, folder / bench.runtime.file_name)
     runner = bench.runtime.load(folder / artefact.path, threads=bench.threads)
     measured, scores = _measure(module, artefact, runner, folder, bench)
     save_state(module, folder / "weights.safetensors")
-    write_bytes(folder / "plan.json", to_json(SavedPlan(plan=plan, runtime=bench.runtime.name, scheme=bench.runtime.scheme)))
+    write_bytes(folder / "plan.json", to_json(SavedPlan(plan=applied, runtime=bench.runtime.name, scheme=bench.runtime.scheme)))
     save_scores(folder / "scores.npy", scores)
     return replace(candidate, status="measured", artefact=artefact, measured=measured)
 
@@ -132,3 +168,11 @@ def measure_memory(bench: Bench, path: Path, times: int) -> Interval:
     """Peak memory growth of `times` fresh processes, bytes."""
     peaks = [float(bench.runtime.peak_memory(path, bench.context.example, threads=bench.threads)) for _ in range(times)]
     return median_interval(np.array(peaks))
+
+
+def outcome(candidate: Candidate) -> str:
+    """One line for the progress display."""
+    if candidate.measured is None:
+        return f"{candidate.status}: {candidate.reason}"
+    m = candidate.measured
+    return f"{m.quality.metric} {m.quality.score.value:.4f}, {format_seconds(m.latency.value)}, {format_bytes(m.size_bytes)}"

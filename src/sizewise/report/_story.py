@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from sizewise.errors import InternalError
 from sizewise.report import _format as fmt
-from sizewise.types import Candidate, Limit, LimitVerdict, Measurement, Quality, RunRecord
+from sizewise.types import Candidate, Interval, Limit, LimitVerdict, Measurement, Quality, RunRecord
 from sizewise.units import format_bytes, format_seconds
 
 __all__ = [
     "CONVENTIONS",
+    "NO_LIMITS",
     "OUTSIDE",
     "Binding",
     "binding",
@@ -18,15 +19,19 @@ __all__ = [
     "headline",
     "judged",
     "judged_on",
+    "left_alone",
     "needed",
     "relaxations",
     "size_ratio",
     "speedup",
     "verdict_rows",
+    "whole",
     "winner",
 ]
 
 OUTSIDE = "OUTSIDE THE BUDGET"
+SAME_SIZE = 0.005  # ratios that print as 1.00
+NO_LIMITS = "No limits were set, so there is nothing to prove."
 CONVENTIONS = (
     "1 kB is 1,000 bytes and 1 MB is 1,000,000 bytes.",
     "One MAC (multiply-accumulate) is two FLOPs.",
@@ -68,7 +73,7 @@ def judged_on(record: RunRecord) -> str:
     found = judged(record)
     if record.verdict.test_quality:
         return fmt.plural(found.score.n, "test example")
-    return fmt.plural(found.score.n, "validation example") + ", which the search looked at"
+    return fmt.plural(found.score.n, "validation example") + (", which the search looked at" if record.searched else "")
 
 
 def size_ratio(record: RunRecord) -> float:
@@ -78,7 +83,10 @@ def size_ratio(record: RunRecord) -> float:
 
 def speedup(record: RunRecord) -> str:
     """ "18 times [16, 20] faster": the measured ratio with its interval."""
-    found = record.speedup
+    return _faster(record.speedup)
+
+
+def _faster(found: Interval) -> str:
     if found.value < 1:
         low, high = (fmt.ratio(1 / max(x, 1e-12)) for x in (found.high, found.low))
         return f"{fmt.ratio(1 / max(found.value, 1e-12))} times [{low}, {high}] slower"
@@ -114,16 +122,39 @@ def figures(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
 
 
 def fit_sentence(record: RunRecord) -> str:
-    """Whether the chosen file fits the budget, and how sure that is."""
+    """Whether the chosen file fits the budget, and how sure that is; without a search, how it compares with the whole model's."""
     rows = record.verdict.limits
     if not record.feasible:
         return _outside(record)
     if not rows:
-        return "The budget set no limits."
+        return NO_LIMITS if record.searched else _against_whole(record)
     open_rows = [fmt.limit_name(row.limit, record.metric) for row in rows if row.judgement != "proved"]
     if not open_rows:
         return f"Inside the budget: all {len(rows)} limits are proved." if len(rows) > 1 else "Inside the budget: its limit is proved."
     return f"Inside the budget by its point estimates; not proved: {', '.join(open_rows)}."
+
+
+def whole(record: RunRecord) -> Candidate | None:
+    """The candidate that holds the chosen scale as it was, where it was measured."""
+    found = (c for c in record.candidates if c.plan.scale == record.winner.plan.scale and not c.plan.steps and c.id != record.chosen)
+    return next((c for c in found if c.measured), None)
+
+
+def _against_whole(record: RunRecord) -> str:
+    before, faster = whole(record), record.file_speedup
+    if before is None or before.measured is None or faster is None:
+        return NO_LIMITS
+    low, high = fmt.ratio(faster.low), fmt.ratio(faster.high)
+    speed = f"as fast within the noise [{low}, {high}]" if faster.low <= 1 <= faster.high else _faster(faster)
+    size = before.measured.size_bytes / max(winner(record).size_bytes, 1)
+    smaller = "as large" if abs(size - 1) < SAME_SIZE else fmt.times(size, "smaller", "larger")
+    return f"Beside the file of the whole {before.plan.scale}: {speed}, {smaller}."
+
+
+def left_alone(record: RunRecord, most: int) -> list[str]:
+    """ "head: its channels are the model's outputs": what the chosen plan's steps did not touch; a count of what is beyond `most`."""
+    found = [f"{skip.what}: {skip.reason}" for change in record.winner.changes for skip in change.skipped]
+    return found[:most] + ([f"{len(found) - most} more, see the report"] if len(found) > most else [])
 
 
 def _outside(record: RunRecord) -> str:

@@ -41,7 +41,8 @@ def render_card(record: RunRecord, snippet: str) -> str:
 def _head(record: RunRecord) -> str:
     title = f"# {_text(record.task)}: {_text(fmt.plan_name(record.winner.plan))}"
     lead = f"A model file for the task {_text(record.task)}, made by Sizewise {_text(record.version)} for {_text(record.runtime)}."
-    return "\n\n".join([title, *_outside(record), f"{lead}\n{_text(story.headline(record))}."])
+    compared = [] if record.searched else [_text(story.fit_sentence(record))]
+    return "\n\n".join([title, *_outside(record), f"{lead}\n{_text(story.headline(record))}.", *compared])
 
 
 def _outside(record: RunRecord) -> list[str]:
@@ -59,9 +60,10 @@ def _figures(record: RunRecord) -> str:
 
 def _verdict(record: RunRecord) -> str:
     rows = story.verdict_rows(record)
-    body = _table(("Limit", "Verdict", "Figure", "Allowed", "Rests on"), rows) if rows else "The budget set no limits."
-    sentence = f"{_text(story.fit_sentence(record))}\n\n" if record.feasible and rows else ""
-    return f"## Verdict: {record.verdict.judgement}\n\n{sentence}{body}"
+    if not rows:
+        return f"## Verdict\n\n{story.NO_LIMITS}"
+    sentence = f"{_text(story.fit_sentence(record))}\n\n" if record.feasible else ""
+    return f"## Verdict: {record.verdict.judgement}\n\n{sentence}{_table(('Limit', 'Verdict', 'Figure', 'Allowed', 'Rests on'), rows)}"
 
 
 def _running(snippet: str) -> str:
@@ -97,19 +99,23 @@ def _files(record: RunRecord) -> str:
 def _limits(record: RunRecord) -> str:
     measured, machine = story.winner(record), record.device.machine
     where = _text(", ".join(f"{name} {value}" for name, value in machine.items()) or record.device.title)
-    test = (
-        "The validation split picked this file; the test split, which the search never saw, judged it."
-        if record.verdict.test_quality
-        else "The validation split both picked and judged this file, since the task has no test split: its quality is likely overstated."
-    )
     rows = [
-        f"- {test}",
+        f"- {_judged_by(record)}",
         f"- Latency and memory were measured on one machine ({where}) with {fmt.plural(measured.threads, 'thread')} and batch "
         f"{measured.batch}; they differ elsewhere.",
         f"- Quality holds for data like the task's. The reference is {_text(record.reference)} as a float PyTorch module.",
         *(f"- {_text(warning)}" for warning in record.warnings),
     ]
     return "## Limits of the claim\n\n" + "\n".join(rows)
+
+
+def _judged_by(record: RunRecord) -> str:
+    if not record.searched:
+        split = "test" if record.verdict.test_quality else "validation"
+        return f"The {split} split judged this file; nothing was chosen by it."
+    if record.verdict.test_quality:
+        return "The validation split picked this file; the test split, which the search never saw, judged it."
+    return "The validation split both picked and judged this file, since the task has no test split: its quality is likely overstated."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

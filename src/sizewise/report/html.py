@@ -69,9 +69,11 @@ def _verdict(record: RunRecord) -> Html:
         (name.capitalize(), tag("span", judgement, class_=judgement), figure, allowed, why)
         for name, judgement, figure, allowed, why in story.verdict_rows(record)
     ]
+    if not rows:
+        return section("Verdict", paragraph(story.NO_LIMITS))
     head = ("Limit", "Verdict", "Figure", "Allowed", "Rests on")
     words = "Proved: the whole interval keeps the limit. Refused: the whole interval breaks it. Undecided: it holds the limit."
-    body = table(head, rows, numbers=("Figure", "Allowed")) if rows else paragraph("The budget set no limits.")
+    body = table(head, rows, numbers=("Figure", "Allowed"))
     overall = tag("span", record.verdict.judgement, class_=record.verdict.judgement)
     return section("Verdict", paragraph("Overall: ", overall, "."), body, paragraph(words, class_="soft"))
 

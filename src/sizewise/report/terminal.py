@@ -4,15 +4,16 @@ from sizewise.report import _format as fmt
 from sizewise.report import _story as story
 from sizewise.report._text import WIDTH, columns, document, wrap
 from sizewise.types import Candidate, Measurement, RunRecord
-from sizewise.units import format_bytes
+from sizewise.units import format_bytes, format_seconds
 
 __all__ = ["WIDTH", "summary"]
 
 _FRONTIER_ROWS = 8
+_LEFT_ALONE = 4
 
 
 def summary(record: RunRecord) -> str:
-    """What was chosen, its figures, the verdict per limit, the frontier and warnings.
+    """What was chosen, its figures, the verdict per limit, the frontier and warnings; without a search, what was done and the whole model.
 
     Args:
         record: of a finished run.
@@ -20,8 +21,8 @@ def summary(record: RunRecord) -> str:
     Returns:
         Lines of at most `WIDTH` characters, without colour codes and without a newline at the end.
     """
-    blocks = [_head(record), _figures(record), _verdict(record), _misfit(record), _frontier(record), _warnings(record)]
-    return document(blocks)
+    others = [_frontier(record)] if record.searched else [_beside(record), _done(record)]
+    return document([_head(record), _figures(record), _verdict(record), _misfit(record), *others, _warnings(record)])
 
 
 def _head(record: RunRecord) -> list[str]:
@@ -76,6 +77,38 @@ def _frontier_row(record: RunRecord, candidate: Candidate, measured: Measurement
         fmt.quality_value(measured.quality.score.value, metric),
         fmt.drop_value(drop.value, metric) if drop else "",
     )
+
+
+def _beside(record: RunRecord) -> list[str]:
+    """The whole model's file and the chosen one, measured in the same rounds."""
+    before = story.whole(record)
+    if before is None or before.measured is None:
+        return []
+    head = ("", "latency", "file size", "memory", f"{record.metric} on validation", "drop")
+    rows = [_beside_row(name, found) for name, found in (("whole", before.measured), ("this file", story.winner(record)))]
+    return [f"beside the whole {before.plan.scale}:", *columns([head, *rows])]
+
+
+def _beside_row(name: str, measured: Measurement) -> tuple[str, ...]:
+    metric, drop = measured.quality.metric, measured.quality.drop
+    return (
+        name,
+        fmt.interval(measured.latency, format_seconds),
+        format_bytes(measured.size_bytes),
+        format_bytes(measured.memory.value),
+        fmt.quality_value(measured.quality.score.value, metric),
+        fmt.drop_value(drop.value, metric) if drop else "",
+    )
+
+
+def _done(record: RunRecord) -> list[str]:
+    chosen = record.winner
+    lines: list[str] = []
+    for step, change in zip(chosen.plan.steps, chosen.changes, strict=False):
+        lines += [line for note in (f"{step.technique} changed {len(change.touched)} parts", *change.notes) for line in wrap(note, "  ")]
+    left = story.left_alone(record, _LEFT_ALONE)
+    alone = [line for what in left for line in wrap(what, "    ")]
+    return ["what was done:", *lines, *(["  left alone:", *alone] if alone else [])] if lines else []
 
 
 def _warnings(record: RunRecord) -> list[str]:

@@ -2,12 +2,14 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sizewise.protocols import Progress, Silent
 from sizewise.units import format_seconds
 
-__all__ = ["make_progress"]
+__all__ = ["PlainProgress", "RichProgress", "Within", "shown"]
 
 
 class PlainProgress:
@@ -86,8 +88,46 @@ class RichProgress:
         self.bar.stop()
 
 
-def make_progress(*, quiet: bool) -> Progress:
-    """The display that fits stderr."""
-    if quiet:
-        return Silent()
-    return RichProgress() if sys.stderr.isatty() else PlainProgress()
+class Within:
+    """What one part of a run may say: its words stand behind the part's name, and it moves no bar and prints no line.
+
+    Args:
+        progress: of the whole run.
+        part: what is being done, such as the plan that is tried.
+    """
+
+    def __init__(self, progress: Progress, part: str) -> None:
+        self.progress, self.part = progress, part
+
+    def start(self, total: int, work: float | None = None) -> None:
+        """Nothing: the run counts parts, not what they consist of."""
+
+    def working(self, what: str) -> None:
+        """Say which part does what."""
+        self.progress.working(f"{self.part}: {what}")
+
+    def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
+        """Nothing, as with `start`."""
+
+    def note(self, line: str) -> None:
+        """Say it beside the bar, too: between the lines of finished units it would stand alone."""
+        self.working(line)
+
+
+@contextmanager
+def shown(progress: bool | Progress) -> Iterator[Progress]:
+    """The display that fits stderr where `progress` is true, none where it is false, else what is given.
+
+    A display that was made here is taken away at the end, whatever happens.
+    """
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    if not progress or not sys.stderr.isatty():
+        yield PlainProgress() if progress else Silent()
+        return
+    display = RichProgress()
+    try:
+        yield display
+    finally:
+        display.stop()
