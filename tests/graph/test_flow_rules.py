@@ -283,6 +283,19 @@ def _chunked(m: Any, x: Tensor) -> Any:
     return m.o(_joined(F.scaled_dot_product_attention(q, k, v)))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_heads_that_are_merged_with_the_batch_go_whole(batch: int) -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        steps = x.shape[1]
+        q, k, v = (_split("both", m, layer(x)).reshape(batch * m.num_heads, steps, m.head_dim) for layer in (m.q, m.k, m.v))
+        mixed = torch.bmm(torch.bmm(q, k.mT).softmax(-1), v)
+        return m.o(_joined(mixed.view(batch, m.num_heads, steps, m.head_dim)))
+
+    layers = {name: nn.Linear(6, 12) for name in "qkv"}
+    found = dict.fromkeys("qkv", 12)
+    check(case(run, (batch, 5, 6), free=found, frozen={"o": OUTPUT}, **layers, o=nn.Linear(12, 5), num_heads=3, head_dim=4))
+
+
 @pytest.mark.parametrize("run", [_fused, _chunked])
 def test_queries_keys_and_values_of_one_layer_lose_the_same_heads(run: Callable[..., Any]) -> None:
     parts = {"qkv": nn.Linear(6, 36), "o": nn.Linear(12, 5), "num_heads": 3, "head_dim": 4}

@@ -160,9 +160,8 @@ def _other_parts(flow: Flow, failed: Iterable[frozenset[int]]) -> dict[str, int]
     roots = frozenset[int]().union(*failed)
     found = {}
     for split in flow.splits:
-        tried = flow.parts.get(split.node, 0)
-        if tried + 1 < len(split.sizes) and roots & set(flow.labels.roots(split.flat).tolist()):
-            found[split.node] = tried + 1
+        if split.other is not None and roots & set(flow.labels.roots(split.flat).tolist()):
+            found[split.node] = split.other
     return found
 
 

@@ -53,6 +53,7 @@ class Split:
         flat: labels before.
         sizes: of the parts, from the outermost.
         part: which of them carries the labels on.
+        other: the part to try next; None where there is none left.
     """
 
     node: str
@@ -60,6 +61,7 @@ class Split:
     flat: Indices
     sizes: tuple[int, ...]
     part: int
+    other: int | None
 
 
 class Flow:
@@ -71,7 +73,7 @@ class Flow:
     Args:
         model: what was exported.
         program: its graph, of fixed shapes.
-        parts: for splits by node name, which part carries the labels; the first (outermost) by default.
+        parts: for splits by node name, which part carries the labels; the outermost along which they differ by default.
     """
 
     def __init__(self, model: nn.Module, program: ExportedProgram, rules: Mapping[str, Rule], parts: Mapping[str, int]) -> None:

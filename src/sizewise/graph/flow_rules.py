@@ -514,14 +514,19 @@ def _merged(flow: Flow, dims: Sequence[Indices | None], sizes: Sequence[int]) ->
 
 
 def _taken_apart(flow: Flow, node: Node, flat: Indices, sizes: Sequence[int]) -> list[Indices | None]:
-    """Labels of the parts: one part carries them, and what shares its index goes together."""
+    """Labels of the parts: one part carries them, and what shares its index goes together.
+
+    Where labels repeat along a part, as along a batch that was merged with heads, it carries none.
+    """
     if len(sizes) == 1:
         return [flat]
-    part = flow.parts.get(node.name, 0) % len(sizes)
-    rows = np.moveaxis(flat.reshape(sizes), part, 0).reshape(sizes[part], -1)
+    table = flat.reshape(sizes)
+    differs = [place for place in range(len(sizes)) if (table != table.take([0], place)).any()] or [0]
+    part = flow.parts.get(node.name, differs[0])
+    rows = np.moveaxis(table, part, 0).reshape(sizes[part], -1)
     for column in rows.T[1:]:
         flow.labels.join(rows[:, 0].copy(), column.copy())
-    flow.splits.append(Split(node.name, scope(node), flat, tuple(sizes), part))
+    flow.splits.append(Split(node.name, scope(node), flat, tuple(sizes), part, next((p for p in differs if p > part), None)))
     return [rows[:, 0].copy() if place == part else None for place in range(len(sizes))]
 
 
