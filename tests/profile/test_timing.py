@@ -1,4 +1,4 @@
-"""Side-by-side timing, on a clock that only the timed calls move."""
+"""Side-by-side timing, on a clock that only the timed calls move. Pauses are noted, not waited for."""
 
 import math
 from collections.abc import Callable
@@ -8,9 +8,17 @@ import pytest
 
 from sizewise.errors import UsageError
 from sizewise.evaluate.paired import median_interval
-from sizewise.profile.timing import Timings, time_interleaved
+from sizewise.profile.timing import THREADED_S, Timings, time_interleaved
 
 TICK = 2.0**-10  # seconds; a power of two, so that sums are exact
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that were asked of `time.sleep`."""
+    asked: list[float] = []
+    monkeypatch.setattr("time.sleep", asked.append)
+    return asked
 
 
 class Machine:
@@ -127,6 +135,19 @@ def test_slow_spells_of_the_machine_cancel_in_the_ratio() -> None:
     assert max(got.samples["b"]) == 3 * min(got.samples["b"])
     ratio = got.ratio("a", to="b")
     assert ratio.low == ratio.value == ratio.high == 2.0
+
+
+def test_a_block_of_long_calls_waits_until_the_threads_of_the_callable_before_are_still(pauses: list[float]) -> None:
+    machine = Machine()
+    calls = {"long": machine.work("long", lambda: 2 * THREADED_S), "short": machine.work("short", lambda: THREADED_S / 2)}
+    time_interleaved(calls, rounds=5, settle_s=0.25, clock=machine.clock)
+    assert pauses == [0.25] * 5, "short calls use one thread"
+
+
+def test_a_callable_alone_waits_for_nobody(pauses: list[float]) -> None:
+    machine = Machine()
+    time_interleaved({"a": machine.work("a", lambda: 1.0)}, rounds=5, clock=machine.clock)
+    assert pauses == []
 
 
 def test_a_clock_that_stands_still_does_not_hang() -> None:

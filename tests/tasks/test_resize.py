@@ -15,11 +15,10 @@ import sizewise
 from sizewise.devices.loader import load_device
 from sizewise.errors import PreconditionError, UnknownName, UsageError
 from sizewise.graph.trace import trace
-from sizewise.pipeline import conclude, fit, trial
+from sizewise.pipeline import fit
 from sizewise.pipeline.apply import apply_plan
 from sizewise.pipeline.train import train_scale
 from sizewise.profile.static import static_cost
-from sizewise.profile.timing import time_interleaved
 from sizewise.protocols import Context, Inputs
 from sizewise.runtimes.onnxruntime import OnnxRuntime
 from sizewise.search.space import plans_for
@@ -383,14 +382,8 @@ class FixedSize(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    def brief(calls: Any, **options: Any) -> Any:
-        return time_interleaved(calls, **{**options, "rounds": 3, "block_s": 0.0, "warmup_s": 0.0})
-
-    for module in (conclude, trial):
-        monkeypatch.setattr(module, "time_interleaved", brief)
+def _whole_models_only(brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "plans_for", partial(plans_for, rates=()))
-    monkeypatch.setattr("sizewise.devices.loader.usable_threads", lambda: 1)
 
 
 def _job(resize: Any = (4, 5), models: Any = None, labels_at: int = 8, **changes: Any) -> Task:
@@ -420,11 +413,32 @@ def _fit(task: Task, out: Path, **options: Any) -> sizewise.Result:
     return sizewise.fit(task, sizewise.Budget(size="1 MB"), NullRuntime(), out=out, **options)
 
 
-def test_every_size_is_prepared_shrunk_and_loads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "plans_for", partial(plans_for, rates=(0.5,)))
-    task = _job()
-    found = _fit(task, tmp_path / "out")
-    assert [scale.name for scale in found.record.scales] == ["conv", "conv@4", "conv@5"]
+class Count:
+    """A progress display that counts."""
+
+    total = done = 0
+
+    def start(self, total: int, work: float | None = None) -> None:
+        self.total = total
+
+    def working(self, what: str) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
+        self.done += units
+
+
+@pytest.fixture(scope="module")
+def sized(brief: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[sizewise.Result, Count]:
+    """A model of any size and one of a single size, each at three sizes, and how far the progress went. Pruned too."""
+    count = Count()
+    return _fit(_job(models={"fixed": FixedSize()}), tmp_path_factory.mktemp("sized") / "out", progress=count), count
+
+
+def test_every_size_is_prepared_shrunk_and_loads_back(sized: tuple[sizewise.Result, Count]) -> None:
+    found, _ = sized
+    assert [scale.name for scale in found.record.scales] == ["conv", "fixed", "conv@4", "conv@5"]
     macs = {scale.name: scale.cost.macs for scale in found.record.scales}
     assert macs["conv"] > macs["conv@5"] > macs["conv@4"]
     measured = [candidate for candidate in found.record.candidates if candidate.measured]
@@ -432,10 +446,23 @@ def test_every_size_is_prepared_shrunk_and_loads_back(tmp_path: Path, monkeypatc
     assert {("conv@4", "float"), ("conv@4", "int8_static"), ("conv@4", "channel_pruning(rate=0.5) + int8_static")} <= labels
     x = Inputs((torch.randn(3, 1, 8, 8),))
     for candidate in measured:
-        folder = tmp_path / "out" / "trials" / candidate.id
-        module = sizewise.load(folder, _job())
+        folder = found.path / "trials" / candidate.id
+        module = sizewise.load(folder, _job(models={"fixed": FixedSize()}))
         with torch.no_grad():
             assert torch.equal(x.call(module), NullRuntime().load(folder / "model.null", threads=1)(x)[0])
+
+
+def test_a_model_of_one_size_fails_at_the_others_and_the_rest_is_done(sized: tuple[sizewise.Result, Count]) -> None:
+    found, count = sized
+    by_scale: dict[str, set[str]] = {}
+    for candidate in found.record.candidates:
+        by_scale.setdefault(candidate.plan.scale, set()).add(candidate.status)
+        if candidate.plan.scale.startswith("fixed@"):
+            assert f"models[{candidate.plan.scale!r}]: the model failed on the example inputs" in str(candidate.reason)
+    assert by_scale["fixed@4"] == by_scale["fixed@5"] == {"failed"}
+    assert "measured" in by_scale["fixed"] & by_scale["conv@4"]
+    assert "fixed@4" in (found.path / "report.html").read_text()
+    assert count.done == count.total > 0, "progress reaches its end although scales fail"
 
 
 def test_a_resized_candidate_loads_back_from_its_folder(tmp_path: Path) -> None:
@@ -452,38 +479,6 @@ def test_a_resized_candidate_loads_back_from_its_folder(tmp_path: Path) -> None:
         assert torch.equal(x.call(module), NullRuntime().load(folder / "model.null", threads=1)(x)[0])
     with pytest.raises(UnknownName, match="unknown model 'conv@4'"):
         sizewise.load(folder, _job(None))
-
-
-def test_a_model_of_one_size_fails_at_the_others_and_the_rest_is_done(tmp_path: Path) -> None:
-    found = _fit(_job(models={"fixed": FixedSize()}), tmp_path / "out")
-    by_scale: dict[str, set[str]] = {}
-    for candidate in found.record.candidates:
-        by_scale.setdefault(candidate.plan.scale, set()).add(candidate.status)
-        if candidate.plan.scale == "fixed@4":
-            assert "models['fixed@4']: the model failed on the example inputs" in str(candidate.reason)
-    assert by_scale["fixed@4"] == by_scale["fixed@5"] == {"failed"}
-    assert "measured" in by_scale["fixed"] & by_scale["conv@4"]
-    assert [scale.name for scale in found.record.scales] == ["conv", "fixed", "conv@4", "conv@5"]
-    assert "fixed@4" in (found.path / "report.html").read_text()
-
-
-def test_progress_reaches_its_end_although_a_scale_fails(tmp_path: Path) -> None:
-    class Count:
-        total = done = 0
-
-        def start(self, total: int, work: float | None = None) -> None:
-            self.total = total
-
-        def working(self, what: str) -> None: ...
-
-        def note(self, line: str) -> None: ...
-
-        def advance(self, line: str, units: int = 1, work: float | None = None) -> None:
-            self.done += units
-
-    count = Count()
-    _fit(_job((4,), models={"fixed": FixedSize()}), tmp_path / "out", progress=count)
-    assert count.done == count.total > 0
 
 
 def test_what_fails_at_its_own_size_still_stops_the_run(tmp_path: Path) -> None:
