@@ -34,7 +34,7 @@ def group(first: str = "0", last: str = "2") -> Group:
 
 def batches(*shape: int, count: int = 4) -> list[Inputs]:
     generator = torch.Generator().manual_seed(0)
-    return [Inputs((torch.randn(16, *shape, generator=generator),)) for _ in range(count)]
+    return [Inputs((torch.randn(16 * count, *shape, generator=generator),))]  # with several, some would be held out
 
 
 def outputs(model: nn.Module, data: list[Inputs]) -> Tensor:
@@ -65,6 +65,15 @@ def test_with_half_of_the_channels_gone_the_loss_is_that_of_the_outputs(bias: bo
     for gone in range(1, 7):  # of the layer that makes the outputs, every loss is theirs
         want = best_share(features, outputs(model, data), sorted(found.order[gone:]))
         assert found.losses[gone] == pytest.approx(want, rel=2e-3, abs=1e-5)
+
+
+def test_losses_are_those_of_examples_that_the_update_was_not_fitted_to() -> None:
+    """Sixteen examples let eight units be rebuilt from four almost without error, but only on themselves."""
+    model = chain(nn.Linear(40, 8), nn.Linear(8, 5))
+    many = batches(40, count=40)
+    few = [Inputs((many[0].args[0][start : start + 6],)) for start in (0, 6)]
+    (alone,), (held_out,), (true,) = (group_losses(model, [group()], data) for data in (few[:1], few, many))
+    assert alone.losses[4] < 0.5 * true.losses[4] < held_out.losses[4]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from sizewise.arith.moments import Gram
 
-__all__ = ["Regression"]
+__all__ = ["DAMPINGS", "HeldOut", "Regression"]
+
+DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)  # that are tried, as shares of the inputs' mean variance
 
 
 @dataclass
@@ -40,6 +42,18 @@ class Regression:
         self.cross += (y.mT @ x).to(self.cross)
         self.outputs += y.sum(1).to(self.outputs)
 
+    def merge(self, other: "Regression") -> "Regression":
+        """Both together; the same layer's."""
+        inputs = Gram(self.inputs.total.clone(), self.inputs.squares.clone(), self.inputs.n)
+        inputs.merge(other.inputs)
+        return Regression(inputs, self.cross + other.cross, self.outputs + other.outputs)
+
+    def error(self, weight: Float[Tensor, "groups out in"], constant: Float[Tensor, "groups out"]) -> float:
+        """Sum of squared errors on these rows, but for what no weight changes: the squares of the wanted outputs."""
+        linear = torch.einsum("goi,gij,goj->", weight, self.inputs.squares, weight) - 2 * (weight * self.cross).sum()
+        shift = 2 * (constant * (torch.einsum("goi,gi->go", weight, self.inputs.total) - self.outputs)).sum()
+        return float(linear + shift + self.inputs.n * constant.square().sum())
+
     def solve(
         self, start: Float[Tensor, "groups out in"], *, intercept: bool, damping: float = 1e-3
     ) -> tuple[Float[Tensor, "groups out in"], Float[Tensor, "groups out"]]:
@@ -66,3 +80,48 @@ class Regression:
         weight = w0 + torch.linalg.solve(a_damped, (b - w0 @ a).mT).mT
         constant = mean_y - torch.einsum("goi,gi->go", weight, mean_x)
         return weight, constant if intercept else torch.zeros_like(constant)
+
+
+@dataclass
+class HeldOut:
+    """A regression whose damping is told by rows that it was not fitted to.
+
+    Every batch is halved: what the first halves give is judged on the second ones and the other way round. Few rows for many
+    columns want much damping, and how much depends on the layer and on how alike the rows are.
+    """
+
+    parts: tuple[Regression, Regression]
+
+    @staticmethod
+    def empty(groups: int, outputs: int, inputs: int) -> "HeldOut":
+        """Nothing seen yet."""
+        return HeldOut((Regression.empty(groups, outputs, inputs), Regression.empty(groups, outputs, inputs)))
+
+    @property
+    def n(self) -> int:
+        """Rows seen."""
+        return self.parts[0].inputs.n + self.parts[1].inputs.n
+
+    def add(self, x: Float[Tensor, "groups rows in"], y: Float[Tensor, "groups rows out"]) -> None:
+        """Take in a batch, its rows in the order of the examples."""
+        half = x.shape[1] // 2
+        self.parts[0].add(x[:, :half], y[:, :half])
+        self.parts[1].add(x[:, half:], y[:, half:])
+
+    def solve(
+        self, start: Float[Tensor, "groups out in"], *, intercept: bool
+    ) -> tuple[Float[Tensor, "groups out in"], Float[Tensor, "groups out"]]:
+        """As `Regression.solve` on all rows, with the damping that does best on rows held out."""
+        return self.parts[0].merge(self.parts[1]).solve(start, intercept=intercept, damping=self._damping(start, intercept))
+
+    def _damping(self, start: Float[Tensor, "groups out in"], intercept: bool) -> float:
+        first, second = self.parts
+        if not first.inputs.n or not second.inputs.n:
+            return DAMPINGS[0]
+
+        def error(damping: float) -> float:
+            return sum(
+                judge.error(*fit.solve(start, intercept=intercept, damping=damping)) for fit, judge in ((first, second), (second, first))
+            )
+
+        return min(DAMPINGS, key=error)

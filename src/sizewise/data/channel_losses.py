@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sizewise.arith.channels import group_magnitude
 from sizewise.arith.moments import Gram
 from sizewise.arith.surgeon import Reader, absorbed, removal_order
-from sizewise.data.batches import first_batches
+from sizewise.data.batches import examples_in, first_batches
 from sizewise.data.outputs import OutputChange
 from sizewise.data.readings import Reading, reading_grams, readings
 from sizewise.graph.groups import Group
@@ -58,7 +58,8 @@ def group_losses(
     Raises:
         PreconditionError: activations are not finite; says where.
     """
-    judge = _Judge(model, batches)
+    batches, probe = _apart(batches)
+    judge = _Judge(model, probe)
     found: dict[int, GroupLoss] = {}
     for chunk in _chunks(model, groups):
         read = {index: readings(model, groups[index]) for index in chunk}
@@ -68,6 +69,15 @@ def group_losses(
             usable = [reading for reading in own if (reading.path, reading.tensor) in statistics]
             found[index] = judge.loss(groups[index], usable, statistics, None if scores is None else scores[index])
     return [found[index] for index in range(len(groups))]
+
+
+def _apart(batches: Sequence[Inputs]) -> tuple[Sequence[Inputs], Sequence[Inputs]]:
+    """Examples for statistics, and others on which outputs are compared: on the first, late layers seem to lose next to nothing."""
+    if len(batches) < 2:
+        return batches, batches
+    most = min(PROBE, sum(map(examples_in, batches)) // 3)
+    probe = list(first_batches(reversed(batches), most))
+    return batches[: max(1, len(batches) - len(probe))], probe
 
 
 def _chunks(model: nn.Module, groups: Sequence[Group]) -> Iterator[list[int]]:
@@ -88,9 +98,8 @@ def _chunks(model: nn.Module, groups: Sequence[Group]) -> Iterator[list[int]]:
 class _Judge:
     """Tells what the model's outputs lose, on some of the calibration data."""
 
-    def __init__(self, model: nn.Module, batches: Sequence[Inputs]) -> None:
+    def __init__(self, model: nn.Module, probe: Sequence[Inputs]) -> None:
         self.model = model
-        probe = list(first_batches(batches, PROBE))
         self._change = OutputChange(model, probe) if probe else None
 
     def loss(self, group: Group, read: Sequence[Reading], statistics: Mapping[tuple[str, str], Gram], scores: Tensor | None) -> GroupLoss:

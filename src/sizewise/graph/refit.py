@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from sizewise.arith.repair import Regression
+from sizewise.arith.repair import HeldOut
 from sizewise.arith.unfolding import input_rows, output_rows
 from sizewise.graph.flow import arguments, shape_of
 from sizewise.graph.lockstep import Lockstep
@@ -130,10 +130,10 @@ class _Layer:
         groups = self._groups()
         rows, columns = self._rows(weight), self._columns(weight)
         start = weight.flatten(1).reshape(groups, -1, weight[0].numel())[:, rows][:, :, columns]
-        regression = Regression.empty(groups, len(rows), len(columns))
+        regression = HeldOut.empty(groups, len(rows), len(columns))
         for x, y in self._data(generator, groups):
             regression.add(x[:, :, columns], y[:, :, rows])
-        if not regression.inputs.n:
+        if not regression.n:
             return
         found, constant = regression.solve(start, intercept=self.behind.sink is not None)
         flat = weight.flatten(1).reshape(groups, -1, weight[0].numel()).clone()
@@ -152,10 +152,10 @@ class _Layer:
         if self._groups() > 1 or weight.ndim != len(shape_of(source)):
             return
         columns = list(self.kept.get("in", range(weight.shape[0])))
-        regression = Regression.empty(1, weight.shape[0], len(columns))
+        regression = HeldOut.empty(1, weight.shape[0], len(columns))
         for x, y in zip(self.lockstep.twin(source), self.lockstep.whole(source), strict=True):
             regression.add(x.movedim(1, -1)[..., columns].reshape(1, -1, len(columns)), y.movedim(1, -1).reshape(1, -1, y.shape[1]))
-        if not regression.inputs.n:
+        if not regression.n:
             return
         start = torch.eye(weight.shape[0])[:, columns].unsqueeze(0)
         found = regression.solve(start, intercept=False)[0][0].to(weight)
@@ -197,7 +197,7 @@ class _Layer:
             inputs, outputs = self._matrices(x, wanted, groups)
             share = max(1, MOST_ROWS // len(twins))
             if inputs.shape[1] > share:
-                chosen = torch.randperm(inputs.shape[1], generator=generator)[:share]
+                chosen = torch.randperm(inputs.shape[1], generator=generator)[:share].sort().values
                 inputs, outputs = inputs[:, chosen], outputs[:, chosen]
             yield inputs, outputs
 

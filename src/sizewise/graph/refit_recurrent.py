@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from sizewise.arith.recurrence import Kind, Strand, previous, strands, unroll
-from sizewise.arith.repair import Regression
+from sizewise.arith.repair import HeldOut
 from sizewise.graph.flow import arguments, operator
 from sizewise.graph.lockstep import Lockstep
 
@@ -92,9 +92,10 @@ class _Layer:
         self, name: str, bias: Sequence[str], rows: list[int], columns: list[int], wanted: Sequence[Tensor], inputs: Sequence[Tensor]
     ) -> None:
         weight = self.lockstep.weights[name].clone()
-        regression = Regression.empty(1, len(rows), len(columns))
+        regression = HeldOut.empty(1, len(rows), len(columns))
         for x, y in zip(inputs, wanted, strict=True):
-            regression.add(x[..., columns].reshape(1, -1, len(columns)), y.reshape(1, -1, len(rows)))
+            x, y = x.transpose(0, 1)[..., columns], y.transpose(0, 1)  # example by example
+            regression.add(x.reshape(1, -1, len(columns)), y.reshape(1, -1, len(rows)))
         chosen = torch.tensor(rows)[:, None], torch.tensor(columns)
         found, constant = regression.solve(weight[chosen].unsqueeze(0), intercept=bool(bias))
         weight[chosen] = found[0].to(weight)
