@@ -67,8 +67,10 @@ def removal_order(readers: Sequence[Reader], keep: int = 1, damping: float = 1e-
         costs = torch.stack([state.costs() for state in states]).sum(0)
         place = int(costs.argmin())
         total += max(0.0, float(costs[place]))
-        order.append(alive.pop(place))
+        order.append(alive[place])
         losses.append(total)
+        alive[place] = alive[-1]  # as the states do
+        alive.pop()
         for state in states:
             state.remove(place)
     kept = sorted([*order, *alive][len(order) + 1 - keep :])
@@ -94,14 +96,17 @@ def _damped(covariance: Float[Tensor, "in in"], damping: float) -> Float[Tensor,
 
 @dataclass
 class _State:
-    """The inverse and the weights of the channels left, each channel's columns side by side.
+    """The inverse and the weights of the channels left, each channel's columns side by side, changed in place.
 
-    More outputs than inputs are replaced by the triangle of their QR decomposition, which has the same products.
+    More outputs than inputs are replaced by the triangle of their QR decomposition, which has the same products. The last
+    channel left takes the place of one that goes, so that nothing else moves.
     """
 
-    weight: Float[Tensor, "channels per out"]
-    inverse: Float[Tensor, "channels per channels per"]
+    weight: Float[Tensor, "columns out"]
+    inverse: Float[Tensor, "columns columns"]
+    per: int
     scale: float
+    left: int
 
     @staticmethod
     def of(reader: Reader, damping: float) -> "_State":
@@ -109,27 +114,35 @@ class _State:
         flat = columns.flatten()
         weight, covariance = reader.weight.detach().double().cpu(), reader.covariance.double().cpu()
         variance = float(torch.einsum("oi,oi->", weight @ covariance, weight))
-        inverse = torch.linalg.inv(_damped(covariance, damping))[flat][:, flat]
+        inverse = torch.linalg.inv(_damped(covariance, damping))[flat][:, flat].contiguous()
         weight = weight[:, flat]
         if weight.shape[0] > weight.shape[1]:
             weight = torch.linalg.qr(weight, mode="r").R
-        shape = tuple(columns.shape)
-        return _State(weight.T.reshape(*shape, -1), inverse.reshape(*shape, *shape), 1 / variance if variance > 0 else 0.0)
+        scale = 1 / variance if variance > 0 else 0.0
+        return _State(weight.T.contiguous(), inverse, columns.shape[1], scale, columns.shape[0])
 
     def costs(self) -> Float[Tensor, " channels"]:
         """What removing each channel adds to the loss: tr(W_S B W_S') is the sum over B o W_S' W_S."""
-        blocks = self.inverse.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        costs: Tensor = self.scale * (torch.linalg.inv(blocks) * (self.weight @ self.weight.mT)).sum((1, 2))
+        columns = self.left * self.per
+        weight = self.weight[:columns]
+        if self.per == 1:
+            return self.scale * weight.square().sum(1) / self.inverse.diagonal()[:columns]
+        whole = self.inverse[:columns, :columns].view(self.left, self.per, self.left, self.per)
+        blocks = whole.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        weight = weight.view(self.left, self.per, -1)
+        costs: Tensor = self.scale * (torch.linalg.inv(blocks) * (weight @ weight.mT)).sum((1, 2))
         return costs
 
     def remove(self, place: int) -> None:
         """Take one channel out."""
-        channels, per = self.weight.shape[:2]
-        others = torch.tensor([c for c in range(channels) if c != place], dtype=torch.long)
-        rows = self.inverse[place].reshape(per, -1)
-        share = torch.linalg.solve(self.inverse[place, :, place], rows).reshape(per, channels, per)[:, others].reshape(per, -1)
-        rest = self.weight[others]
-        self.weight = rest - (share.T @ self.weight[place]).reshape(rest.shape)
-        kept = self.inverse[others][:, :, others]
-        lost = rows.reshape(per, channels, per)[:, others].reshape(per, -1)
-        self.inverse = kept - (lost.T @ share).reshape(kept.shape)
+        columns = self.left * self.per
+        own, last = (slice(at * self.per, (at + 1) * self.per) for at in (place, self.left - 1))
+        rows, weight = self.inverse[own, :columns].clone(), self.weight[own].clone()
+        share = torch.linalg.solve(rows[:, own], rows)
+        self.inverse[:columns, :columns].addmm_(rows.T, share, alpha=-1)
+        self.weight[:columns].addmm_(share.T, weight, alpha=-1)
+        if own != last:
+            self.weight[own] = self.weight[last]
+            self.inverse[own, :columns] = self.inverse[last, :columns]
+            self.inverse[:columns, own] = self.inverse[:columns, last]
+        self.left -= 1

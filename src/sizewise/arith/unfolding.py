@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ def input_rows(
     padding: Sequence[int] | str,
     dilation: Sequence[int],
     groups: int = 1,
+    chosen: Int[Tensor, " rows"] | None = None,
 ) -> Rows:
     """What a convolution of any number of dimensions multiplies its weights with.
 
@@ -25,6 +27,7 @@ def input_rows(
         x: input of the layer.
         kernel, stride, padding, dilation: per dimension; padding, with zeros, may be "same" or "valid".
         groups: of the convolution.
+        chosen: numbers of the rows that are wanted, counted over the batch and its output positions; all by default.
 
     Returns:
         for every group a matrix whose columns are in the order of `weight.flatten(1)`.
@@ -34,6 +37,10 @@ def input_rows(
         x = x.unfold(dim, stretch * (size - 1) + 1, step)[..., ::stretch]
     # now [batch, channels, *positions, *kernel], a view of the padded input until flatten copies it
     batch, channels = x.shape[:2]
+    if chosen is not None:  # picked before anything is copied
+        places = torch.unravel_index(chosen, (batch, *x.shape[2 : 2 + len(kernel)]))
+        picked = x.movedim(1, 1 + len(kernel))[places]
+        return picked.reshape(len(chosen), groups, -1).transpose(0, 1)
     apart = x.reshape(batch, groups, channels // groups, *x.shape[2:]).movedim(2, 2 + len(kernel))
     return apart.transpose(0, 1).flatten(2 + len(kernel)).flatten(1, -2)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ __all__ = ["GroupLoss", "group_losses", "group_squares"]
 
 CHUNK_BYTES = 500_000_000  # of statistics held at a time
 PROBE = 128  # examples on which outputs are compared
+KNOTS = (0.25, 0.5, 0.75)  # of the channels gone, where they are
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ def group_losses(
     """Order and losses of every group.
 
     Within a group, losses are those of the layers that read it, by optimal brain surgery (`arith/surgeon.py`), or sums of given
-    scores. To make groups comparable they are scaled so that with half of the channels gone, and taken over by the others, the
-    loss is that of the model's outputs: their mean squared change as a share of their variance. The loss without a block is
-    that very change. Without data, or readers whose inputs can be told, losses are not scaled, and the order is by magnitude.
+    scores. To make groups comparable they are scaled so that with a quarter, half and three quarters of the channels gone, and
+    taken over by the others, the loss is that of the model's outputs: their mean squared change as a share of their variance.
+    The loss without a block is that very change. Without data, or readers whose inputs can be told, losses are not scaled, and
+    the order is by magnitude.
 
     Args:
         model: in inference mode; as it was afterwards.
@@ -108,11 +111,7 @@ class _Judge:
         if scores is None or not bool(scores.any()):
             return self._by_surgery(group, read, statistics) if read else _by_scores(group_squares(self.model, group))
         loss = _by_scores(scores)
-        if not read:
-            return loss
-        problem = self._problem(group, read, statistics)
-        kept = sorted(loss.order[group.channels // 2 :])
-        return self._scaled(group, loss, read, statistics, problem, [absorbed(reader, kept) for reader in problem])
+        return self._scaled(group, loss, read, statistics, self._problem(group, read, statistics)) if read else loss
 
     def _problem(self, group: Group, read: Sequence[Reading], statistics: Mapping[tuple[str, str], Gram]) -> list[Reader]:
         return [
@@ -126,9 +125,8 @@ class _Judge:
 
     def _by_surgery(self, group: Group, read: Sequence[Reading], statistics: Mapping[tuple[str, str], Gram]) -> GroupLoss:
         problem = self._problem(group, read, statistics)
-        removal = removal_order(problem, keep=(group.channels - group.channels // 2))
-        loss = GroupLoss(removal.order, (0.0, *removal.losses))
-        return self._scaled(group, loss, read, statistics, problem, removal.weights)
+        removal = removal_order(problem, damping=_damping(read, statistics))
+        return self._scaled(group, GroupLoss(removal.order, (0.0, *removal.losses)), read, statistics, problem)
 
     def _scaled(
         self,
@@ -136,20 +134,22 @@ class _Judge:
         loss: GroupLoss,
         read: Sequence[Reading],
         statistics: Mapping[tuple[str, str], Gram],
-        before: Sequence[Reader],
-        after: Sequence[Tensor],
+        problem: Sequence[Reader],
     ) -> GroupLoss:
-        """Losses in units of the outputs' change, measured with half of the channels gone."""
-        half = loss.losses[group.channels // 2]
-        if half <= 0:
+        """Losses in units of the outputs' change, measured at some counts; between them the curve keeps its own form."""
+        if self._change is None or loss.losses[-1] <= 0:
             return loss
-        with ExitStack() as stack:
-            for reading, old, new in zip(read, before, after, strict=True):
-                layer = self.model.get_submodule(reading.path)
-                constant = (old.weight.double() - new) @ statistics[reading.path, reading.tensor].mean[0].cpu()
-                _try(stack, layer, reading, reading.like(layer, new), constant)
-            factor = self._change(self.model) / half if self._change else 1.0
-        return GroupLoss(loss.order, tuple(factor * each for each in loss.losses))
+        factors: dict[int, float] = {}
+        damping = _damping(read, statistics)
+        for count in sorted({max(1, round(share * group.channels)) for share in KNOTS} - {group.channels}):
+            kept = sorted(loss.order[count:])
+            with ExitStack() as stack:
+                for reading, reader in zip(read, problem, strict=True):
+                    layer, new = self.model.get_submodule(reading.path), absorbed(reader, kept, damping)
+                    constant = (reader.weight.double() - new) @ statistics[reading.path, reading.tensor].mean[0].cpu()
+                    _try(stack, layer, reading, reading.like(layer, new), constant)
+                factors[count] = self._change(self.model) / max(loss.losses[count], 1e-12)
+        return GroupLoss(loss.order, tuple(_rescaled(loss.losses, factors)))
 
     def _without(self, path: str) -> float:
         """What the outputs lose without a block."""
@@ -159,6 +159,18 @@ class _Judge:
             return self._change(self.model) if self._change else 1.0
         finally:
             self.model.set_submodule(path, block)
+
+
+def _damping(read: Sequence[Reading], statistics: Mapping[tuple[str, str], Gram]) -> float:
+    """Few rows for many columns want much: the error of an estimated update grows with their ratio."""
+    ratio = max(reading.size / statistics[reading.path, reading.tensor].n for reading in read)
+    return min(max(ratio, 1e-4), 0.1)
+
+
+def _rescaled(losses: Sequence[float], factors: Mapping[int, float]) -> list[float]:
+    """Losses times factors known at some counts, interpolated between them; never falling."""
+    scaled = np.array(losses) * np.interp(range(len(losses)), list(factors), list(factors.values()))
+    return [float(value) for value in np.maximum.accumulate(scaled)]
 
 
 def _try(stack: ExitStack, layer: nn.Module, reading: Reading, weight: Tensor, constant: Tensor) -> None:

@@ -22,7 +22,9 @@ from sizewise.protocols import Inputs, Progress, Silent
 __all__ = ["Kept", "refit"]
 
 Kept = Mapping[str, Mapping[str, Sequence[int]]]  # module path, "out" or "in", the indices that stay
-MOST_ROWS = 2**17  # positions that one layer is fitted to
+MOST_ROWS = 2**17  # positions that one layer is fitted to,
+MOST_VALUES = 2**26  # or as many as give so many inputs in all,
+FEWEST_ROWS = 20  # but not less than so many times the columns
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 
@@ -192,23 +194,29 @@ class _Layer:
         """Per batch, rows of the pruned model's inputs and of the wanted outputs."""
         source: Node = self.node.args[0]  # type: ignore[assignment]
         whole, twins = self.lockstep.whole(self.node), self.lockstep.twin(source)
+        columns = self.lockstep.weights[self.name][0].numel()
+        most = min(MOST_ROWS, max(MOST_VALUES // (columns * groups), FEWEST_ROWS * columns)) // max(1, len(twins))
         for batch, (x, y) in enumerate(zip(twins, whole, strict=True)):
             wanted = y + self.behind.missing(self.lockstep, batch, y)
-            inputs, outputs = self._matrices(x, wanted, groups)
-            share = max(1, MOST_ROWS // len(twins))
-            if inputs.shape[1] > share:
-                chosen = torch.randperm(inputs.shape[1], generator=generator)[:share].sort().values
-                inputs, outputs = inputs[:, chosen], outputs[:, chosen]
-            yield inputs, outputs
+            outputs = self._outputs(wanted, groups)
+            chosen = None
+            if outputs.shape[1] > max(1, most):
+                chosen = torch.randperm(outputs.shape[1], generator=generator)[: max(1, most)].sort().values
+                outputs = outputs[:, chosen]
+            yield self._inputs(x, groups, chosen), outputs
 
-    def _matrices(self, x: Tensor, y: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def _outputs(self, y: Tensor, groups: int) -> Tensor:
+        return y.reshape(1, -1, y.shape[-1]) if _kind(self.node) == "linear" else output_rows(y, groups)
+
+    def _inputs(self, x: Tensor, groups: int, chosen: Tensor | None) -> Tensor:
         if _kind(self.node) == "linear":
-            return x.reshape(1, -1, x.shape[-1]), y.reshape(1, -1, y.shape[-1])
+            rows = x.reshape(1, -1, x.shape[-1])
+            return rows if chosen is None else rows[:, chosen]
         kernel = self.lockstep.weights[self.name].shape[2:]
         plain = [1] * len(kernel)
         stride, dilation = _argument(self.node, 3, "stride", plain), _argument(self.node, 5, "dilation", plain)
         padding = _argument(self.node, 4, "padding", [0] * len(kernel))
-        return input_rows(x.float(), kernel, stride, padding, dilation, groups), output_rows(y, groups)
+        return input_rows(x.float(), kernel, stride, padding, dilation, groups, chosen)
 
 
 def _argument(node: Node, place: int, name: str, default: Any) -> Any:
