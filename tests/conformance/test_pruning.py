@@ -24,20 +24,6 @@ RATE = 0.3
 SHORT = 0.02  # of the rate that may be missed
 LARGE = 100  # times a layer's largest weight
 NAMES = [pytest.param(name, marks=() if found.fast else pytest.mark.slow) for name, found in ARCHITECTURES.items()]
-UNCOUNTED = {  # what the share that goes leaves out
-    "recurrent_convolution": "a module at several paths counts once",
-    "graph_network": "products of activations belong to no layer",
-    **dict.fromkeys(
-        (
-            "BertForSequenceClassification",
-            "DistilBertForSequenceClassification",
-            "AlbertForSequenceClassification",
-            "ViTForImageClassification",
-            "DeiTForImageClassification",
-        ),
-        "products within attention belong to no layer",
-    ),
-}
 
 
 def defect(reason: str) -> pytest.MarkDecorator:
@@ -46,8 +32,7 @@ def defect(reason: str) -> pytest.MarkDecorator:
 
 
 def _marked(name: str) -> Any:
-    marks = [] if ARCHITECTURES[name].fast else [pytest.mark.slow]
-    return pytest.param(name, marks=[*marks, defect(UNCOUNTED[name])] if name in UNCOUNTED else marks)
+    return pytest.param(name, marks=[] if ARCHITECTURES[name].fast else [pytest.mark.slow])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -294,7 +279,6 @@ def test_few_calibration_examples_are_no_worse_than_none(name: str) -> None:
     assert _error(case.model, _prune(case.model, case), fresh) <= 1.1 * _error(case.model, without, fresh)
 
 
-@defect("the fit is not held back where inputs hardly vary")
 @pytest.mark.slow
 def test_a_network_whose_signal_dies_is_not_fitted_with_huge_weights() -> None:
     case = make("zoo_mobilenet_v3")
@@ -305,9 +289,7 @@ def test_a_network_whose_signal_dies_is_not_fitted_with_huge_weights() -> None:
     _check_weights(case, _prune(case.model, case))
 
 
-@pytest.mark.parametrize(
-    "granularity", ["channel", pytest.param("weight", marks=defect("statistics are re-estimated whether or not it helps"))]
-)
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
 def test_statistics_that_do_not_fit_the_data_are_no_reason_to_compute_something_else(granularity: str) -> None:
     case = make("mlp")
     case.model[1].reset_running_stats()  # type: ignore[index]
@@ -329,9 +311,7 @@ def test_weights_that_are_not_finite_are_refused(granularity: str) -> None:
         sizewise.prune_model(case.model, RATE, granularity=granularity, example_inputs=case.example, calibration=case.calibration)
 
 
-@pytest.mark.parametrize(
-    "granularity", [pytest.param("channel", marks=defect("only some batches are looked at, all are fitted")), "weight"]
-)
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_calibration_data_that_are_not_finite_are_refused(granularity: str, value: float) -> None:
     case = make("vgg")
@@ -353,9 +333,7 @@ RATES = [0.0, 1.0, -0.1, 1.5, float("nan")]
 MEANINGLESS = [(kind, rate) for kind in ("channel", "weight") for rate in RATES if (kind, rate) != ("weight", 0.0)]
 
 
-@pytest.mark.parametrize(
-    ("granularity", "rate"), [*MEANINGLESS, pytest.param("weight", 0.0, marks=defect("single weights may lose none, channels may not"))]
-)
+@pytest.mark.parametrize(("granularity", "rate"), [*MEANINGLESS, ("weight", 0.0)])
 def test_a_rate_that_cannot_be_meant_is_refused(granularity: str, rate: float) -> None:
     case = make("mlp")
     with pytest.raises(UsageError, match="rate"):
@@ -384,7 +362,6 @@ def test_one_layer_that_makes_the_output_is_not_pruned_and_says_why() -> None:
         sizewise.prune_model(nn.Sequential(nn.Linear(20, 64)), RATE, example_inputs=torch.randn(2, 20))
 
 
-@defect("channels: blames the export and data-dependent control flow; weights: torch's bare error")
 @pytest.mark.parametrize("granularity", ["channel", "weight"])
 def test_a_model_that_fails_on_its_inputs_says_so(granularity: str) -> None:
     case = make("mlp")
@@ -393,7 +370,6 @@ def test_a_model_that_fails_on_its_inputs_says_so(granularity: str) -> None:
         sizewise.prune_model(case.model, RATE, granularity=granularity, example_inputs=wrong, calibration=[wrong])
 
 
-@defect("torch's bare error")
 def test_calibration_data_of_another_shape_than_the_example_say_so() -> None:
     case = make("mlp")
     with pytest.raises(SizewiseError, match="calibration"):

@@ -10,6 +10,7 @@ from sizewise.arith.moments import Gram
 
 __all__ = ["DAMPINGS", "HeldOut", "Regression"]
 
+STILL = 1e-5  # of the inputs' mean square is added too: what hardly varies would else be multiplied by huge weights
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)  # that are tried, as shares of the inputs' mean variance
 
 
@@ -65,7 +66,7 @@ class Regression:
         Args:
             start: W_0, to which directions that the data do not decide stay close.
             intercept: whether the layer can add a constant.
-            damping: d as a share of the inputs' mean variance.
+            damping: d as a share of the inputs' mean variance (a little of their mean square is added).
 
         Source: ridge regression; He et al., Channel Pruning, ICCV 2017, section 3.1, fit pruned layers so. Deviation: towards
         the weights there are instead of towards zero.
@@ -74,7 +75,8 @@ class Regression:
         a, b = self.inputs.covariance if intercept else self.inputs.products, self.cross / self.inputs.n
         if intercept:
             b = b - mean_y.unsqueeze(2) * mean_x.unsqueeze(1)
-        ridge = damping * a.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+        size = self.inputs.products.diagonal(dim1=1, dim2=2).mean(1)
+        ridge = (damping * a.diagonal(dim1=1, dim2=2).mean(1) + STILL * size).clamp_min(1e-12)
         a_damped = a + ridge[:, None, None] * torch.eye(a.shape[1], dtype=a.dtype)
         w0 = start.double().cpu()
         weight = w0 + torch.linalg.solve(a_damped, (b - w0 @ a).mT).mT

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sizewise.errors import PreconditionError
+from sizewise.data.statistics import normalizations, reestimate_normalization
+from sizewise.errors import PreconditionError, blaming
 from sizewise.protocols import Inputs
 
-__all__ = ["OutputChange", "output_tensors"]
+__all__ = ["OutputChange", "output_tensors", "reestimate_if_nearer"]
 
 
 def output_tensors(found: Any) -> list[Tensor]:
@@ -33,11 +34,19 @@ class OutputChange:
     Args:
         model: whose present outputs are wanted, in inference mode.
         batches: inputs to compare on; at least one.
+
+    Raises:
+        PreconditionError: the model failed on these inputs, or its outputs are not finite.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Inputs]) -> None:
         self._batches = batches
-        self._wanted = [self._outputs(model, batch) for batch in batches]
+        with blaming("the model failed on these inputs", "calibration data"):
+            self._wanted = [self._outputs(model, batch) for batch in batches]
+        if not all(bool(tensor.isfinite().all()) for outputs in self._wanted for tensor in outputs):
+            raise PreconditionError(
+                "the model's outputs are not finite", where="calibration data", hint="look at the data and at the model's weights"
+            )
         self._variance = [_variance([outputs[place] for outputs in self._wanted]) for place in range(len(self._wanted[0]))]
 
     def __call__(self, model: nn.Module) -> float:
@@ -62,3 +71,15 @@ def _variance(wanted: Sequence[Tensor]) -> float:
     if rows is not None and len(rows) > 1:
         return max(float(rows.var(0, correction=0).mean()), 1e-12)
     return max(float(torch.cat([tensor.double().flatten() for tensor in wanted]).var(correction=0)), 1e-12)
+
+
+def reestimate_if_nearer(model: nn.Module, batches: Sequence[Inputs], change: OutputChange) -> bool:
+    """Re-estimate normalization statistics, in place, where that brings the outputs nearer to what they were; says whether it did."""
+    if not normalizations(model):
+        return False
+    before, old = change(model), {name: value.clone() for name, value in model.state_dict().items()}
+    reestimate_normalization(model, batches)
+    if change(model) <= before:
+        return True
+    model.load_state_dict(old)
+    return False

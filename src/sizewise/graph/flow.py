@@ -173,7 +173,7 @@ class Flow:
         if operator(node) == "getitem":
             several: Any = self._values.get(node.all_input_nodes[0])
             return several[cast(int, node.args[1])] if isinstance(several, tuple) else Value((None,) * len(shape_of(node)))
-        if not isinstance(node.target, torch._ops.OpOverload):
+        if not isinstance(node.target, torch._ops.OpOverload) or operator(node).startswith("_assert"):
             return None
         sources = [self.value(source) for source in node.all_input_nodes]
         rule = self._rules.get(operator(node))

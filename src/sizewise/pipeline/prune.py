@@ -5,12 +5,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from sizewise.arith.sparsity import parse_pattern
 from sizewise.data.batches import CalibrationSample, LabelledSample, as_inputs
 from sizewise.devices.loader import load_device
-from sizewise.errors import PreconditionError, UnknownName, UsageError
+from sizewise.errors import PreconditionError, UnknownName, UsageError, blaming
 from sizewise.graph.trace import eval_copy, is_graph
 from sizewise.pipeline.apply import make_technique, run_technique
 from sizewise.pipeline.export import find_runtime
@@ -87,6 +88,9 @@ def prune_model(
     found = find_runtime(runtime)
     data = CalibrationSample(calibration, CALIBRATION_EXAMPLES) if calibration is not None else None
     example = as_inputs(example_inputs) if example_inputs is not None else next(iter(data or ()), Inputs(()))
+    if example.args or example.kwargs:
+        with blaming("the model failed on these inputs", "example_inputs"), torch.no_grad():
+            example.call(eval_copy(model))
     timer = timer_for(found, load_device("local")) if target == "latency" else None
     labelled = LabelledSample(calibration, CALIBRATION_EXAMPLES) if calibration is not None else None
     context = Context(example, data, found.scheme, found.channel_multiple, seed, timer=timer, labelled=labelled)

@@ -22,8 +22,7 @@ from sizewise.arith.allocation import allocate
 from sizewise.data.batches import examples_in, first_batches, rebatched
 from sizewise.data.channel_losses import GroupLoss, group_losses, group_squares
 from sizewise.data.fisher import channel_fisher
-from sizewise.data.outputs import OutputChange
-from sizewise.data.statistics import normalizations, reestimate_normalization
+from sizewise.data.outputs import OutputChange, reestimate_if_nearer
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.graph.blocks import residual_blocks
 from sizewise.graph.coupling import channel_groups
@@ -127,20 +126,21 @@ class ChannelPruning:
         traced = trace(model, context.example)
         groups, skipped = self._groups(model, traced, context)
         batches = list(first_batches(context.calibration or (), EXAMPLES))
+        change = OutputChange(model, batches) if batches else None  # first, since it sees whether the data can be used
         losses = group_losses(model, groups, batches, self._scores(model, groups, context), context.progress)
         profile = static_cost(model, context.example)
         choice = self._choice(model, groups, losses, profile, context)
         kept = _kept(groups, losses, choice.counts)
-        change = OutputChange(model, batches) if batches else None
         fitted = _fit(model, traced, batches, kept, _examples_held(profile), context)
         cut(model, kept)
         _check_runs(model, context)
         if change is not None:
-            _reestimate(model, batches, change)
+            reestimate_if_nearer(model, batches, change)
         left = _left(groups, choice)
-        more = f": channels go in steps, the one below takes less than {100 * self.rate:g} %" if choice.reached > self.rate + SHORT else ""
-        notes = (f"{100 * choice.reached:.1f} % of the {_WORDS[self.target]} removed{more}", *_blocks_note(kept), fitted)
-        record = {"kept": kept, "reached": choice.reached}
+        reached = choice.reached if self.target == "latency" else self._removed(profile, static_cost(model, context.example))
+        more = f": channels go in steps, the one below takes less than {100 * self.rate:g} %" if reached > self.rate + SHORT else ""
+        notes = (f"{100 * reached:.1f} % of the {_WORDS[self.target]} removed{more}", *_blocks_note(kept), fitted)
+        record = {"kept": kept, "reached": reached}
         return model, Change(touched=tuple(sorted(kept)), skipped=(*skipped, *left), notes=notes, record=record)
 
     def _groups(self, model: nn.Module, traced: Traced, context: Context) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
@@ -199,6 +199,10 @@ class ChannelPruning:
                 hint="the rest belongs to layers that cannot be cut; a lower rate, or multiple=1",
             )
         return nearest
+
+    def _removed(self, before: Cost, after: Cost) -> float:
+        """The share that really is gone: what no layer has, such as products of attention, gets smaller too."""
+        return 1 - float(getattr(after, self.target)) / float(getattr(before, self.target))
 
     def rebuild(self, model: nn.Module, record: Mapping[str, Any], context: Context) -> nn.Module:
         """Cut the same channels; weights and statistics are loaded afterwards.
@@ -274,16 +278,6 @@ def _load(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         for name, value in weights.items():
             if name in tensors:
                 tensors[name].copy_(value)
-
-
-def _reestimate(model: nn.Module, batches: Sequence[Inputs], change: OutputChange) -> None:
-    """Re-estimate normalization where that brings the outputs nearer to the whole model's."""
-    if not normalizations(model):
-        return
-    before, old = change(model), {name: value.clone() for name, value in model.state_dict().items()}
-    reestimate_normalization(model, batches)
-    if not change(model) <= before:
-        model.load_state_dict(old)
 
 
 def _check_runs(model: nn.Module, context: Context) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from sizewise.arith.moments import Gram
 from sizewise.arith.sparsity import Pattern, joint_masks, parse_pattern, prune_mask, refit_kept, surgeon_prune, wanda
 from sizewise.data.gram import input_grams
-from sizewise.data.statistics import reestimate_normalization
+from sizewise.data.outputs import OutputChange, reestimate_if_nearer
+from sizewise.data.statistics import normalizations
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.evaluate.stored import coded_bytes
 from sizewise.protocols import Context, Inputs, Trait
@@ -64,6 +65,8 @@ class WeightPruning:
     gives: ClassVar[Trait] = Trait.NONE
 
     def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise UsageError("rate must be more than 0 and less than 1", where="weight_pruning", got=str(self.rate))
         pattern = parse_pattern(self.pattern, self.rate)
         if self.method not in METHODS:
             raise UnknownName("method", self.method, METHODS, where="weight_pruning")
@@ -105,6 +108,8 @@ class WeightPruning:
         """
         model.eval()
         before = coded_bytes(model)
+        data = list(context.calibration or ()) if normalizations(model) else []
+        change = OutputChange(model, data) if data else None
         pattern = parse_pattern(self.pattern, self.rate)
         method = ("magnitude" if context.calibration is None else "surgeon") if self.method == "auto" else self.method
         layers, skipped = _survey(model, pattern, self.skip)
@@ -121,8 +126,8 @@ class WeightPruning:
         notes = [f"chosen by {method}", _share(model, layers, sum(zeros.values()))]
         if context.calibration is None:
             notes.append("no calibration data: normalization statistics are those of the unpruned model")
-        else:
-            reestimate_normalization(model, context.calibration)
+        if change is not None:
+            reestimate_if_nearer(model, data, change)
         notes.append(f"about {format_bytes(coded_bytes(model))} stored where zeros are coded, {format_bytes(before)} before")
         return model, Change(touched=tuple(sorted(zeros)), skipped=tuple(skipped), notes=tuple(notes), record={"zeros": zeros})
 
