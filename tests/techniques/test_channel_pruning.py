@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sizewise.errors import UnsupportedModel, UsageError
-from sizewise.pipeline.apply import apply_plan
+from sizewise.errors import UnknownName, UnsupportedModel, UsageError
+from sizewise.graph.surgery import PassOn
+from sizewise.pipeline.apply import apply_plan, rebuild_plan
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs
 from sizewise.types import Change, Plan, Step
@@ -77,3 +78,29 @@ def test_a_rate_outside_its_range(rate: float) -> None:
 def test_a_model_without_prunable_channels_says_why() -> None:
     with pytest.raises(UnsupportedModel, match="makes the model's output"):
         prune(nn.Sequential(nn.Linear(4, 3)), torch.randn(2, 4), 0.5)
+
+
+def test_what_is_skipped_stays_and_so_does_the_block_around_it() -> None:
+    model, x = resnet_cifar(8, classes=5), torch.randn(8, 3, 16, 16)
+    plan = Plan(scale="m", steps=(Step(technique="channel_pruning", settings={"rate": 0.3, "skip": ("layer1.0.conv1",)}),))
+    pruned, _, (change,) = apply_plan(model, plan, Context(Inputs((x,)), [Inputs((x,))]))
+    assert pruned.get_submodule("layer1.0.conv1").out_channels == 16
+    assert "layer1.0" in {skip.what for skip in change.skipped if skip.reason == "skipped on request"}
+    unknown = Plan(scale="m", steps=(Step(technique="channel_pruning", settings={"rate": 0.3, "skip": ("layer1.0.conv3",)}),))
+    with pytest.raises(UnknownName, match=r"layer1\.0\.conv3"):
+        apply_plan(model, unknown, Context(Inputs((x,))))
+
+
+def test_a_block_that_changes_nothing_is_left_out_first() -> None:
+    model, x = resnet_cifar(20, classes=5).eval(), torch.randn(16, 3, 16, 16)
+    torch.nn.init.zeros_(model.get_parameter("layer1.1.bn2.weight"))
+    torch.nn.init.zeros_(model.get_parameter("layer1.1.bn2.bias"))
+    whole = model(x)
+    plan = Plan(scale="m", steps=(Step(technique="channel_pruning", settings={"rate": 0.1}),))
+    pruned, applied, (change,) = apply_plan(model, plan, Context(Inputs((x,)), [Inputs((x,))]))
+    assert any("left out whole: layer1.1" in note for note in change.notes)
+    assert isinstance(pruned.get_submodule("layer1.1"), PassOn)
+    torch.testing.assert_close(pruned(x), whole, rtol=1e-3, atol=1e-3)
+    again = rebuild_plan(model, applied, Context(Inputs((x,))))
+    again.load_state_dict(pruned.state_dict())
+    torch.testing.assert_close(again(x), pruned(x))

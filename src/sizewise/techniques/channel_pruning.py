@@ -223,8 +223,14 @@ class ChannelPruning:
 
 
 def _without(groups: Sequence[Group], skip: Sequence[str]) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
-    named = [group for group in groups if any(f"{member.path}.".startswith(f"{name}.") for member in group.members for name in skip)]
+    named = [group for group in groups if any(_touches(group, f"{name}.") for name in skip)]
     return tuple(g for g in groups if g not in named), tuple(Skip(what=g.name, reason="skipped on request") for g in named)
+
+
+def _touches(group: Group, name: str) -> bool:
+    """Whether the group changes a module; a block changes all that it holds."""
+    paths = [f"{member.path}." for member in group.members]
+    return any(path.startswith(name) or (group.is_block and name.startswith(path)) for path in paths)
 
 
 def _finer(multiple: int) -> list[int]:
