@@ -64,7 +64,7 @@ def main() -> int:
 
 def _rows(whole: nn.Module, calibration: list[Tensor], share: float) -> dict[str, Row]:
     ours = partial(sizewise.prune_model, whole, share, example_inputs=EXAMPLE, calibration=calibration, target="latency")
-    rows = {"whole": Row(whole), "sizewise": timed(ours), "sizewise, multiple=1": timed(partial(ours, multiple=1))}
+    rows = {"whole": Row(whole), "sizewise": timed(ours)}
     reached = _latency(whole, rows["sizewise"].module)
     rows["torch-pruning"] = timed(lambda: _to_latency(whole, partial(_cut, whole), reached))
     rows["torch-pruning, statistics"] = timed(lambda: _reestimated(rows["torch-pruning"].module, calibration))

@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sizewise.graph.blocks import residual_blocks
+from sizewise.graph.coupling import channel_groups
 from sizewise.graph.groups import Group, Member, kept_rows
 from sizewise.graph.surgery import WHOLE, axis_size, cut
+from sizewise.graph.trace import trace
 from sizewise.profile.channel_cost import ChannelCost, counted_cost, paying, removable, shared_axes
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Inputs
+from sizewise.zoo.resnet import resnet_cifar
 
 
 def member(model: nn.Module, path: str, axis: str, *, first: int = 0, channels: int | None = None) -> Member:
@@ -177,3 +181,23 @@ def test_counts_that_save_nothing_are_not_tried() -> None:
 
     assert paying(1, [0, 8, 16, 24, 32, 40, 48], cost, groups=3) == [0, 16, 32, 48]
     assert paying(0, [0, 1], cost, groups=3) == [0]
+
+
+def test_a_step_is_priced_by_the_layers_that_it_touches() -> None:
+    """The saving of one group and the groups that share a layer with it, against the whole cost anew."""
+    torch.manual_seed(0)
+    model, x = resnet_cifar(8, classes=5).eval(), Inputs((torch.randn(2, 3, 16, 16),))
+    groups, _ = channel_groups(model, x)
+    groups = (*groups, *residual_blocks(model, trace(model, x).program, x))
+    cost = counted_cost(model, groups, static_cost(model, x), "macs")
+    generator = torch.Generator().manual_seed(0)
+    removed = [0] * len(groups)
+    for _ in range(40):
+        index = int(torch.randint(len(groups), (1,), generator=generator))
+        count = int(torch.randint(removed[index], groups[index].channels + groups[index].is_block, (1,), generator=generator))
+        others = set(range(len(groups))) - set(cost.neighbours(index))
+        before = {other: cost.saving(removed, other, groups[other].channels - 1) for other in others}
+        after = [*removed[:index], count, *removed[index + 1 :]]
+        assert cost.saving(removed, index, count) == pytest.approx(cost(removed) - cost(after), abs=1e-6 * cost.whole)
+        removed = after
+        assert before == {other: cost.saving(removed, other, groups[other].channels - 1) for other in others}

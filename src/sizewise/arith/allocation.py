@@ -1,8 +1,27 @@
 """How many channels every group of a network loses, so that the loss is small and the cost is right."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
-__all__ = ["allocate", "lower_hull"]
+__all__ = ["LocalCost", "allocate", "lower_hull"]
+
+
+@runtime_checkable
+class LocalCost(Protocol):
+    """A cost that knows which groups share a part of it, so that a step of one leaves the savings of most others as they are."""
+
+    def __call__(self, removed: Sequence[int]) -> float:
+        """The cost with so many channels removed from every group."""
+        ...
+
+    def saving(self, removed: Sequence[int], index: int, count: int) -> float:
+        """What is saved if so many channels go from one group instead of as many as in `removed`."""
+        ...
+
+    def neighbours(self, index: int) -> Collection[int]:
+        """Groups, itself included, whose savings depend on how many channels a group has."""
+        ...
 
 
 def allocate(
@@ -17,7 +36,7 @@ def allocate(
 
     Args:
         losses: per group, the loss with 0, 1, 2, ... channels removed, rising from 0.
-        cost: of the network with so many channels removed from every group; falls with each.
+        cost: of the network with so many channels removed from every group; falls with each. A `LocalCost` makes it fast.
         target: largest cost that is good.
         levels: per group, the counts that may be removed, rising from 0.
 
@@ -30,25 +49,34 @@ def allocate(
     hulls = [lower_hull(options, group) for options, group in zip(levels, losses, strict=True)]
     counts = [0] * len(losses)
     now = cost(counts)
+    steps: dict[int, tuple[float, int, int]] = {}
+    stale: Iterable[int] = range(len(losses))
     while now > target:
-        steps = []
-        for index, hull in enumerate(hulls):
-            after = next((level for level in hull if level > counts[index]), None)
-            if after is None:
+        for index in stale:
+            steps.pop(index, None)
+            hull = hulls[index]
+            place = bisect_right(hull, counts[index])
+            if place == len(hull):
                 continue
-            saved = now - cost([*counts[:index], after, *counts[index + 1 :]])
+            after = hull[place]
+            saved = cost.saving(counts, index, after) if isinstance(cost, LocalCost) else now - cost(_with(counts, index, after))
             if saved > 0:
-                steps.append(((losses[index][after] - losses[index][counts[index]]) / saved, index, after))
+                steps[index] = ((losses[index][after] - losses[index][counts[index]]) / saved, index, after)
         if not steps:
             break
-        _, index, after = min(steps)
+        _, index, after = min(steps.values())
         between = (level for level in levels[index] if counts[index] < level <= after)
         for level in between:
             counts[index] = level
             now = cost(counts)
             if now <= target:
                 break
+        stale = cost.neighbours(index) if isinstance(cost, LocalCost) else range(len(losses))
     return _given_back(counts, losses, cost, target, levels)
+
+
+def _with(counts: Sequence[int], index: int, count: int) -> list[int]:
+    return [*counts[:index], count, *counts[index + 1 :]]
 
 
 def _given_back(
@@ -62,7 +90,7 @@ def _given_back(
     while True:
         steps = []
         for index, count in enumerate(counts):
-            fewer = [*counts[:index], max((level for level in levels[index] if level < count), default=count), *counts[index + 1 :]]
+            fewer = _with(counts, index, max((level for level in levels[index] if level < count), default=count))
             if fewer[index] < count and cost(fewer) <= target:
                 steps.append((losses[index][count] - losses[index][fewer[index]], fewer))
         if not steps:

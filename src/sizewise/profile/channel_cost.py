@@ -49,29 +49,41 @@ class ChannelCost:
         self._amounts, self._channels = dict(amounts), [group.channels for group in groups]
         self._axes = _axes(groups)
         self._shares = {path: shares.get(path, min) for path in self._axes}
-        self._blocks = {index: _within(amounts, paths) for index, group in enumerate(groups) if (paths := _left_out(group))}
         self._known: dict[str, dict[tuple[float, float], float]] = {path: {} for path in self._axes}
+        self._paths = [{member.path for member in group.members} & set(self._axes) for group in groups]
+        self._blocks: dict[str, list[int]] = {}
+        for index, group in enumerate(groups):
+            self._paths[index] |= _within(amounts, _left_out(group))
+            for path in sorted(_within(amounts, _left_out(group))):
+                self._blocks.setdefault(path, []).append(index)
+        self._every = list(dict.fromkeys([*self._axes, *self._blocks]))
 
     def __call__(self, removed: Sequence[int]) -> float:
         """The cost with so many channels removed from every group."""
-        left = self.whole
-        absent: set[str] = set()
-        for group, paths in self._blocks.items():
-            if removed[group] == self._channels[group]:
-                absent |= paths
-        for path in self._axes:
-            if path not in absent:
-                left -= self._saved(path, removed)
-        return left - sum(self._amounts[path] for path in absent)
+        return self.whole - sum(self._saved(path, removed) for path in self._every)
+
+    def saving(self, removed: Sequence[int], index: int, count: int) -> float:
+        """What is saved if so many channels go from one group instead of as many as in `removed`."""
+        after = [*removed[:index], count, *removed[index + 1 :]]
+        return sum(self._saved(path, after) - self._saved(path, removed) for path in sorted(self._paths[index]))
+
+    def neighbours(self, index: int) -> set[int]:
+        """Groups, itself included, whose savings depend on how many channels a group has."""
+        return {other for other, paths in enumerate(self._paths) if other == index or paths & self._paths[index]}
 
     def _saved(self, path: str, removed: Sequence[int]) -> float:
+        amount = self._amounts.get(path, 0.0)
+        if any(removed[block] == self._channels[block] for block in self._blocks.get(path, ())):
+            return amount
+        if path not in self._axes:
+            return 0.0
         out, into = self._axes[path]
         kept = (out.kept(removed), into.kept(removed))
         if kept == (1.0, 1.0):
             return 0.0
         known = self._known[path]
         if kept not in known:
-            known[kept] = self._amounts.get(path, 0.0) * (1 - self._shares[path](*kept))
+            known[kept] = amount * (1 - self._shares[path](*kept))
         return known[kept]
 
 
