@@ -79,8 +79,10 @@ def _apart(batches: Sequence[Inputs]) -> tuple[Sequence[Inputs], Sequence[Inputs
     if len(batches) < 2:
         return batches, batches
     most = min(PROBE, sum(map(examples_in, batches)) // 3)
-    probe = list(first_batches(reversed(batches), most))
-    return batches[: max(1, len(batches) - len(probe))], probe
+    count, held = 1, examples_in(batches[-1])
+    while held + examples_in(batches[-count - 1]) <= most:
+        count, held = count + 1, held + examples_in(batches[-count - 1])
+    return batches[:-count], batches[-count:]
 
 
 def _chunks(model: nn.Module, groups: Sequence[Group]) -> Iterator[list[int]]:
