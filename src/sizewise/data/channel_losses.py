@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sizewise.arith.channels import group_magnitude
 from sizewise.arith.moments import Gram
 from sizewise.arith.surgeon import Reader, absorbed, removal_order
-from sizewise.data.batches import examples_in, first_batches
+from sizewise.data.batches import examples_in
 from sizewise.data.outputs import OutputChange
 from sizewise.data.readings import Reading, reading_grams, readings
 from sizewise.graph.groups import Group
