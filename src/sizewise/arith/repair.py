@@ -76,7 +76,7 @@ class Regression:
         if intercept:
             b = b - mean_y.unsqueeze(2) * mean_x.unsqueeze(1)
         size = self.inputs.products.diagonal(dim1=1, dim2=2).mean(1)
-        ridge = (damping * a.diagonal(dim1=1, dim2=2).mean(1) + STILL * size).clamp_min(1e-12)
+        ridge = (damping * a.diagonal(dim1=1, dim2=2).mean(1) + min(damping, STILL) * size).clamp_min(1e-12)
         a_damped = a + ridge[:, None, None] * torch.eye(a.shape[1], dtype=a.dtype)
         w0 = start.double().cpu()
         weight = w0 + torch.linalg.solve(a_damped, (b - w0 @ a).mT).mT
