@@ -199,7 +199,7 @@ class CalibrationSample:
         self.loader, self.limit, self.where = loader, limit, where
 
     def __iter__(self) -> Iterator[Inputs]:
-        yield from first_batches((inputs for inputs, _ in batches(self.loader, self.where)), self.limit)
+        yield from (inputs for inputs, _ in LabelledSample(self.loader, self.limit, self.where))
 
 
 class LabelledSample:

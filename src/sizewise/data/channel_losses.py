@@ -1,7 +1,7 @@
 """What a model loses with every channel of every group, told from calibration inputs."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sizewise.arith.channels import group_magnitude
 from sizewise.arith.moments import Gram
+from sizewise.arith.packing import packed
 from sizewise.arith.surgeon import Reader, absorbed, removal_order
 from sizewise.data.batches import examples_in
 from sizewise.data.outputs import OutputChange
@@ -64,8 +65,9 @@ def group_losses(
     batches, probe = _apart(batches)
     judge = _Judge(model, probe)
     found: dict[int, GroupLoss] = {}
-    for chunk in _chunks(model, groups):
-        read = {index: readings(model, groups[index]) for index in chunk}
+    every = [readings(model, group) for group in groups]
+    for chunk in packed((sum(8 * reading.size**2 for reading in read) for read in every), CHUNK_BYTES):
+        read = {index: every[index] for index in chunk}
         statistics = reading_grams(model, [r for own in read.values() for r in own], batches) if batches else {}
         for index, own in read.items():
             (progress or Silent()).working(f"judging the channels of {groups[index].name}")
@@ -83,21 +85,6 @@ def _apart(batches: Sequence[Inputs]) -> tuple[Sequence[Inputs], Sequence[Inputs
     while held + examples_in(batches[-count - 1]) <= most:
         count, held = count + 1, held + examples_in(batches[-count - 1])
     return batches[:-count], batches[-count:]
-
-
-def _chunks(model: nn.Module, groups: Sequence[Group]) -> Iterator[list[int]]:
-    """Groups, by number, whose statistics fit the memory together."""
-    chunk: list[int] = []
-    held = 0
-    for index, group in enumerate(groups):
-        size = sum(8 * reading.size**2 for reading in readings(model, group))
-        if chunk and held + size > CHUNK_BYTES:
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(index)
-        held += size
-    if chunk:
-        yield chunk
 
 
 class _Judge:

@@ -13,6 +13,7 @@ from sizewise.data.batches import examples_in
 from sizewise.data.outputs import output_tensors
 from sizewise.data.readings import readings
 from sizewise.graph.groups import Group
+from sizewise.graph.hooks import hooked
 from sizewise.protocols import Inputs
 
 __all__ = ["channel_fisher"]
@@ -41,14 +42,10 @@ def channel_fisher(
     seen = 0
     for inputs, target in pairs:
         gates = [torch.ones(examples_in(inputs), group.channels, requires_grad=True) for group in groups]
-        handles = _gated(model, groups, gates)
-        try:
+        with hooked(_gated(model, groups, gates)):
             with torch.enable_grad():
                 loss = _loss(output_tensors(inputs.call(model)), target, generator)
             found = torch.autograd.grad(loss, gates, allow_unused=True)
-        finally:
-            for handle in handles:
-                handle.remove()
         for total, gradient in zip(sums, found, strict=True):
             if gradient is not None:
                 total += gradient.double().square().sum(0).cpu()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sizewise.arith.moments import Gram
 from sizewise.arith.unfolding import input_rows
+from sizewise.graph.hooks import hooked
 from sizewise.protocols import Inputs
 
 __all__ = ["input_grams", "unfolded"]
@@ -60,11 +61,7 @@ def input_grams(model: nn.Module, paths: Collection[str], inputs: Iterable[Input
             found[path].add(rows)
 
     handles = [model.get_submodule(path).register_forward_pre_hook(partial(hook, path), with_kwargs=True) for path in paths]
-    try:
-        with torch.no_grad():
-            for batch in inputs:
-                batch.call(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), torch.no_grad():
+        for batch in inputs:
+            batch.call(model)
     return found

@@ -14,6 +14,7 @@ from sizewise.arith.recurrence import Kind, previous, strands, unroll
 from sizewise.arith.unfolding import input_rows
 from sizewise.errors import PreconditionError
 from sizewise.graph.groups import Group, Member
+from sizewise.graph.hooks import hooked
 from sizewise.protocols import Inputs
 
 __all__ = ["Reading", "reading_grams", "readings", "recurrent_kind"]
@@ -123,13 +124,9 @@ def reading_grams(model: nn.Module, wanted: Iterable[Reading], batches: Sequence
             found[path, tensor].add(rows)
 
     handles = [model.get_submodule(path).register_forward_pre_hook(partial(hook, path), with_kwargs=True) for path in by_path]
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                batch.call(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), torch.no_grad():
+        for batch in batches:
+            batch.call(model)
     for (path, _), gram in found.items():
         if not bool(torch.isfinite(gram.squares).all()):
             raise PreconditionError("what flows into this layer is not finite", where=path, hint="look at the data and the weights")

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from sizewise.graph.flow import operator, shape_of
 from sizewise.graph.groups import Group, Member
+from sizewise.graph.hooks import hooked
 from sizewise.graph.surgery import WHOLE
 from sizewise.protocols import Inputs
 
@@ -49,12 +50,8 @@ def _same_shape(model: nn.Module, example: Inputs) -> list[str]:
 
     inner = [(path, module) for path, module in model.named_modules() if path and any(True for _ in module.children())]
     handles = [module.register_forward_hook(hook(path)) for path, module in inner]
-    try:
-        with torch.no_grad():
-            example.call(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), torch.no_grad():
+        example.call(model)
     return [path for path, same in calls.items() if same == [True]]
 
 

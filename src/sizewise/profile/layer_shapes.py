@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sizewise.graph.hooks import hooked
 from sizewise.protocols import Inputs
 from sizewise.types import LayerKind, LayerShape
 
@@ -34,12 +35,8 @@ def layer_shapes(model: nn.Module, example: Inputs) -> dict[str, tuple[LayerShap
         for path, module in model.named_modules()
         if (kind := _kind(module)) is not None
     ]
-    try:
-        with torch.no_grad():
-            example.call(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), torch.no_grad():
+        example.call(model)
     return {path: tuple(shapes) for path, shapes in found.items() if shapes}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sizewise.arith.packing import packed
 from sizewise.runtimes._onnxruntime_layers import MARK
 from sizewise.types import LayerShape
 
@@ -36,17 +37,7 @@ def label(turn: int | str) -> str:
 
 def parts(shapes: Sequence[LayerShape]) -> Iterator[list[int]]:
     """The positions of shapes that go into one file together: what they work on has to fit the memory."""
-    part: list[int] = []
-    held = 0.0
-    for index, shape in enumerate(shapes):
-        size = _bytes(shape)
-        if part and held + size > LARGEST_BYTES:
-            yield part
-            part, held = [], 0.0
-        part.append(index)
-        held += size
-    if part:
-        yield part
+    return packed(map(_bytes, shapes), LARGEST_BYTES)
 
 
 def file_of(shapes: Sequence[LayerShape]) -> tuple[Any, dict[str, Any]]:

@@ -25,6 +25,7 @@ from sizewise.data.outputs import OutputChange, reestimate_if_nearer
 from sizewise.data.statistics import normalizations
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.evaluate.stored import coded_bytes
+from sizewise.graph.hooks import hooked
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.types import Change, Skip
 from sizewise.units import format_bytes
@@ -268,12 +269,8 @@ def _in_order(model: nn.Module, layers: Sequence[_Layer], example: Inputs) -> li
         called.setdefault(path)
 
     handles = [layer.module.register_forward_pre_hook(partial(hook, layer.path)) for layer in layers]
-    try:
-        with torch.no_grad():
-            example.call(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), torch.no_grad():
+        example.call(model)
     place = {path: i for i, path in enumerate(called)}
     return sorted(layers, key=lambda layer: place.get(layer.path, len(place)))
 
