@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from sizewise.types import Artefact, Change, Cost, LayerShape, Scheme
+    from sizewise.types import Artefact, Change, Cost, Executed, LayerShape, Scheme
 
 __all__ = ["Context", "Inputs", "Progress", "Runner", "Runtime", "Silent", "Technique", "Timer", "Trait"]
 
@@ -117,6 +117,9 @@ class Context:
         progress: told what a technique is doing.
         labelled: calibration inputs with their targets, or None.
         timer: of the target runtime, or None where nothing can be timed: the device is elsewhere.
+        teacher: the model that the plan began with, which nothing may change.
+        train: loader of batches to train on, with or without targets, or None.
+        judge: how good a module is on validation data, more is better; None where nothing can tell.
     """
 
     example: Inputs
@@ -127,6 +130,9 @@ class Context:
     progress: Progress = field(default_factory=Silent)
     timer: Timer | None = None
     labelled: "Iterable[tuple[Inputs, Any]] | None" = None
+    teacher: "nn.Module | None" = None
+    train: Iterable[Any] | None = None
+    judge: "Callable[[nn.Module], float] | None" = None
 
 
 class Technique(Protocol):
@@ -190,6 +196,10 @@ class Runtime(Protocol):
 
     def kernel_seconds(self, shapes: "Sequence[LayerShape]", *, threads: int) -> list[float]:
         """Seconds of every layer by itself, in order: finite and above 0; without what surrounds it in a model."""
+        ...
+
+    def executed(self, path: Path, example: Inputs, *, threads: int) -> "Executed | None":
+        """Which part of the file's arithmetic really runs as integers; None when the runtime cannot tell."""
         ...
 
     def tolerance(self, *, quantized: bool) -> float:

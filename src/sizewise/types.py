@@ -21,6 +21,7 @@ __all__ = [
     "Change",
     "Cost",
     "Device",
+    "Executed",
     "How",
     "Interval",
     "LayerCost",
@@ -226,6 +227,51 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Executed:
+    """What a runtime really executes of a file, kernel by kernel: which part of the arithmetic is integers.
+
+    An operator is named as the runtime names its kernel, but a fused one like a plain one; it is counted once, however often a loop
+    runs it.
+
+    Attributes:
+        integer_macs: multiply-accumulates of one call in integer kernels.
+        float_macs: those in floating point.
+        integer_ops: operators with MACs that run as integers, and how many of each.
+        float_ops: operators with MACs that run in floating point.
+        between: other operators on floats that lie between integer ones, such as activations that were not fused.
+        conversions: operators that turn floats into integers or back and stayed by themselves.
+        weight_conversions: how many of those turn stored weights into floats, again at every call.
+        signed: integer operators that read signed activations.
+        signed_activations: activations that the file quantizes to signed integers; the runtime may make some of them unsigned.
+        depthwise: integer convolutions of every channel by itself, which move about as much as they multiply.
+        kernels: that one call starts.
+        seconds: per call and operator, by the runtime's profiler, which slows small kernels down: for shares.
+        uncounted: operators that multiply but have no formula here; their MACs are in neither figure.
+        machine: architecture of the processor, such as "x86_64".
+    """
+
+    integer_macs: int
+    float_macs: int
+    integer_ops: dict[str, int] = field(default_factory=dict)
+    float_ops: dict[str, int] = field(default_factory=dict)
+    between: dict[str, int] = field(default_factory=dict)
+    conversions: dict[str, int] = field(default_factory=dict)
+    weight_conversions: int = 0
+    signed: int = 0
+    signed_activations: int = 0
+    depthwise: int = 0
+    kernels: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    uncounted: dict[str, int] = field(default_factory=dict)
+    machine: str = ""
+
+    @property
+    def share(self) -> float:
+        """The part of the MACs that runs as integers; 0 where nothing is multiplied."""
+        return self.integer_macs / max(self.integer_macs + self.float_macs, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What was measured on one file, loaded back from disk.
 
@@ -238,6 +284,7 @@ class Measurement:
         parity: to the shrunk torch module.
         threads: threads per call.
         batch: examples per call.
+        executed: which part of it runs as integers; None where the runtime cannot tell.
     """
 
     latency: Interval
@@ -248,6 +295,7 @@ class Measurement:
     parity: Parity
     threads: int
     batch: int
+    executed: Executed | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,11 @@ Whoever changes a layer of the twin sees what the whole model makes of the same 
 earlier changes have made of them: one pass repairs a network of any depth.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
@@ -22,14 +21,19 @@ __all__ = ["Lockstep"]
 class Lockstep:
     """Two runs of one graph.
 
+    Args:
+        module: what runs: an exported graph.
+        batches: its inputs.
+        between: by the name of a module that the graph calls, what the twin does there. The whole model passes on what comes.
+
     Attributes:
         graph: what runs; weights are "get_attr" nodes whose target is the tensor's name.
         weights: the twin's tensors by `name`; those of the whole model until they are replaced.
     """
 
-    def __init__(self, program: ExportedProgram, batches: Sequence[Inputs]) -> None:
-        module = program.module(check_guards=False)
+    def __init__(self, module: Any, batches: Sequence[Inputs], between: Mapping[str, Callable[[Tensor], Tensor]] | None = None) -> None:
         self.graph = module.graph
+        self._between = between or {}
         named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         first: dict[int, str] = {}
         self._names = {name: first.setdefault(id(tensor), name) for name, tensor in named}
@@ -61,6 +65,10 @@ class Lockstep:
         """The twin's, per batch."""
         return self._values[True][node]
 
+    def twin_of(self, node: Node, batch: int) -> Any:
+        """What the twin makes of a node that is being looked at, with the weights that it has now."""
+        return self._call(node, batch, twin=True)
+
     def name(self, weight: Node | str) -> str:
         """The name that a weight goes by in `weights`: tied ones, which have several, share the first."""
         name = weight if isinstance(weight, str) else str(weight.target)
@@ -68,7 +76,8 @@ class Lockstep:
 
     def whole_tensor(self, name: str) -> Tensor:
         """A weight of the whole model."""
-        return self._whole[name]
+        found: Tensor = self._whole[name]
+        return found
 
     def known(self, node: Node) -> bool:
         """Whether both have computed the node and still hold it."""
@@ -80,11 +89,17 @@ class Lockstep:
             values[node] = [leaves[self._places[node]] for leaves in self._inputs]
         elif node.op == "call_function":
             values[node] = [self._call(node, batch, twin=twin) for batch in range(len(self._inputs))]
+        elif node.op == "call_module" and node.all_input_nodes[0].op != "get_attr":
+            passed = values[node.all_input_nodes[0]]
+            change = self._between.get(str(node.target)) if twin else None
+            values[node] = passed if change is None else [change(value) for value in passed]
 
     def _call(self, node: Node, batch: int, *, twin: bool) -> Any:
         weights = self.weights if twin else self._whole
 
         def look(used: Node) -> Any:
+            if used.op == "call_module" and used.all_input_nodes[0].op == "get_attr":
+                used = used.all_input_nodes[0]
             if used.op == "get_attr":  # looked up late: the graph names all weights before it uses any
                 return weights.get(self.name(used), self._constant[used.target])
             return self._values[twin][used][batch]

@@ -4,7 +4,6 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from sizewise.arith.repair import HeldOut
-from sizewise.arith.unfolding import input_rows, output_rows
 from sizewise.graph.flow import arguments, shape_of
+from sizewise.graph.layer_rows import argument, groups_of, layer_inputs, layer_outputs, picked
 from sizewise.graph.lockstep import Lockstep
 from sizewise.graph.refit_recurrent import fit_recurrent, is_recurrent
 from sizewise.graph.surgery import WHOLE, axes, axis_size, zero_indices
@@ -22,9 +21,6 @@ from sizewise.protocols import Inputs, Progress, Silent
 __all__ = ["Kept", "refit"]
 
 Kept = Mapping[str, Mapping[str, Sequence[int]]]  # module path, "out" or "in", the indices that stay
-MOST_ROWS = 2**17  # positions that one layer is fitted to,
-MOST_VALUES = 2**26  # or as many as give so many inputs in all,
-FEWEST_ROWS = 20  # but not less than so many times the columns
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 
@@ -55,7 +51,7 @@ def refit(
     Source: He et al., Channel Pruning, ICCV 2017, for the fit; the asymmetric reconstruction of Zhang et al., Accelerating
     very deep convolutional networks, TPAMI 2016, for pruned inputs against whole outputs. The residual correction is ours.
     """
-    lockstep = Lockstep(program, batches)
+    lockstep = Lockstep(program.module(check_guards=False), batches)
     lockstep.weights.update({lockstep.name(name): tensor for name, tensor in _emptied(model, kept).items()})
     uses = Counter(lockstep.name(w) for node in lockstep.graph.nodes for w in node.all_input_nodes if w.op == "get_attr")
     generator = torch.Generator().manual_seed(seed)
@@ -177,7 +173,7 @@ class _Layer:
         self.lockstep.weights[name] = values.reshape(-1)
 
     def _groups(self) -> int:
-        return 1 if _kind(self.node) == "linear" else int(_argument(self.node, 6, "groups", 1))
+        return groups_of(self.node)
 
     def _rows(self, weight: Tensor) -> list[int]:
         """Outputs within a group that stay; groups that lose some are fitted whole, their zeros cut later."""
@@ -194,33 +190,12 @@ class _Layer:
         """Per batch, rows of the pruned model's inputs and of the wanted outputs."""
         source: Node = self.node.args[0]  # type: ignore[assignment]
         whole, twins = self.lockstep.whole(self.node), self.lockstep.twin(source)
-        columns = self.lockstep.weights[self.name][0].numel()
-        most = min(MOST_ROWS, max(MOST_VALUES // (columns * groups), FEWEST_ROWS * columns)) // max(1, len(twins))
+        weight = self.lockstep.weights[self.name]
         for batch, (x, y) in enumerate(zip(twins, whole, strict=True)):
-            wanted = y + self.behind.missing(self.lockstep, batch, y)
-            outputs = self._outputs(wanted, groups)
-            chosen = None
-            if outputs.shape[1] > max(1, most):
-                chosen = torch.randperm(outputs.shape[1], generator=generator)[: max(1, most)].sort().values
-                outputs = outputs[:, chosen]
-            yield self._inputs(x, groups, chosen), outputs
-
-    def _outputs(self, y: Tensor, groups: int) -> Tensor:
-        return y.reshape(1, -1, y.shape[-1]) if _kind(self.node) == "linear" else output_rows(y, groups)
-
-    def _inputs(self, x: Tensor, groups: int, chosen: Tensor | None) -> Tensor:
-        if _kind(self.node) == "linear":
-            rows = x.reshape(1, -1, x.shape[-1])
-            return rows if chosen is None else rows[:, chosen]
-        kernel = self.lockstep.weights[self.name].shape[2:]
-        plain = [1] * len(kernel)
-        stride, dilation = _argument(self.node, 3, "stride", plain), _argument(self.node, 5, "dilation", plain)
-        padding = _argument(self.node, 4, "padding", [0] * len(kernel))
-        return input_rows(x.float(), kernel, stride, padding, dilation, groups, chosen)
-
-
-def _argument(node: Node, place: int, name: str, default: Any) -> Any:
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+            outputs = layer_outputs(self.node, y + self.behind.missing(self.lockstep, batch, y))
+            chosen = picked(outputs.shape[1], weight[0].numel(), groups, len(twins), generator)
+            inputs = layer_inputs(self.node, x, weight.shape[2:], chosen)
+            yield inputs, outputs if chosen is None else outputs[:, chosen]
 
 
 @dataclass(frozen=True)
@@ -240,7 +215,7 @@ class _Behind:
     @staticmethod
     def of(lockstep: Lockstep, node: Node) -> "_Behind":
         end, gain, sink = node, None, None
-        bias = _argument(node, 2, "bias", None)
+        bias = argument(node, 2, "bias", None)
         if isinstance(bias, Node) and bias.op == "get_attr":
             sink = lockstep.name(bias), True
         follower = _only_user(end)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sizewise.errors import InternalError
 from sizewise.report import _format as fmt
+from sizewise.report._integers import executed_sentence, shows_integers, why_not_faster
 from sizewise.types import Candidate, Interval, Limit, LimitVerdict, Measurement, Quality, RunRecord
 from sizewise.units import format_bytes, format_seconds
 
@@ -17,6 +18,7 @@ __all__ = [
     "fit_sentence",
     "frontier",
     "headline",
+    "integers",
     "judged",
     "judged_on",
     "left_alone",
@@ -26,6 +28,7 @@ __all__ = [
     "speedup",
     "verdict_rows",
     "whole",
+    "why_slow",
     "winner",
 ]
 
@@ -138,6 +141,38 @@ def whole(record: RunRecord) -> Candidate | None:
     """The candidate that holds the chosen scale as it was, where it was measured."""
     found = (c for c in record.candidates if c.plan.scale == record.winner.plan.scale and not c.plan.steps and c.id != record.chosen)
     return next((c for c in found if c.measured), None)
+
+
+def integers(record: RunRecord) -> str:
+    """Which part of the chosen file runs as integers; "" where it holds none, or nobody knows."""
+    found = winner(record).executed
+    return executed_sentence(found) if found and shows_integers(found) else ""
+
+
+def why_slow(record: RunRecord) -> tuple[str, ...]:
+    """Why the chosen quantized file is not faster than the float one it was made from; empty where it is, or that was not measured."""
+    measured, before = winner(record), _in_float(record)
+    if before is None or before.executed is None or measured.executed is None:
+        return ()
+    return why_not_faster(before.executed, before.latency.value, measured.executed, measured.latency.value)
+
+
+def _in_float(record: RunRecord) -> Measurement | None:
+    """The float file that has most of the chosen quantized file's first steps."""
+    chosen, found = record.winner.plan, winner(record).executed
+    if found is None or not shows_integers(found):
+        return None
+    rows = [
+        (len(c.plan.steps), c.measured)
+        for c in record.candidates
+        if c.measured and c.measured.executed and not shows_integers(c.measured.executed)
+        if c.plan.scale == chosen.scale and _kinds(c) == _kinds(record.winner)[: len(c.plan.steps)]
+    ]
+    return max(rows, key=lambda row: row[0])[1] if rows else None
+
+
+def _kinds(candidate: Candidate) -> list[tuple[str, dict[str, object]]]:
+    return [(step.technique, step.settings) for step in candidate.plan.steps]
 
 
 def _against_whole(record: RunRecord) -> str:

@@ -55,7 +55,13 @@ def _outside(record: RunRecord) -> list[str]:
 
 def _figures(record: RunRecord) -> str:
     note = f"Quality is on {story.judged_on(record)}; brackets hold 95 % confidence intervals. 1 MB is 1,000,000 bytes."
-    return "## Figures\n\n" + _table(("", "Measured", "Compared"), story.figures(record)) + f"\n\n{_text(note)}"
+    return "## Figures\n\n" + _table(("", "Measured", "Compared"), story.figures(record)) + f"\n\n{_text(note)}" + _integers(record)
+
+
+def _integers(record: RunRecord) -> str:
+    rows = [f"- {_text(cause)}" for cause in story.why_slow(record)]
+    parts = [_text(story.integers(record)), *(["Not faster than in float:\n\n" + "\n".join(rows)] if rows else [])]
+    return "".join(f"\n\n{part}" for part in parts if part)
 
 
 def _verdict(record: RunRecord) -> str:

@@ -61,7 +61,14 @@ def _head(record: RunRecord) -> Html:
         paragraph(story.headline(record), ".", class_="lead"),
         paragraph("" if not record.feasible else story.fit_sentence(record)),
         table(("Figure", "Measured", "Compared"), rows, numbers=("Measured",), label="Figures of the chosen file"),
+        *_integers(record),
     )
+
+
+def _integers(record: RunRecord) -> list[Html]:
+    causes = story.why_slow(record)
+    why = [paragraph("Not faster than in float:"), bullets(causes)] if causes else []
+    return [*([paragraph(said)] if (said := story.integers(record)) else []), *why]
 
 
 def _verdict(record: RunRecord) -> Html:

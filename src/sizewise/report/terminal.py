@@ -22,7 +22,7 @@ def summary(record: RunRecord) -> str:
         Lines of at most `WIDTH` characters, without colour codes and without a newline at the end.
     """
     others = [_frontier(record)] if record.searched else [_beside(record), _done(record)]
-    return document([_head(record), _figures(record), _verdict(record), _misfit(record), *others, _warnings(record)])
+    return document([_head(record), _figures(record), _integers(record), _verdict(record), _misfit(record), *others, _warnings(record)])
 
 
 def _head(record: RunRecord) -> list[str]:
@@ -35,6 +35,12 @@ def _head(record: RunRecord) -> list[str]:
 
 def _figures(record: RunRecord) -> list[str]:
     return columns(story.figures(record))
+
+
+def _integers(record: RunRecord) -> list[str]:
+    causes = story.why_slow(record)
+    why = ["  not faster than in float:", *(line for cause in causes for line in wrap(cause, "    "))] if causes else []
+    return [*wrap(story.integers(record)), *why]
 
 
 def _verdict(record: RunRecord) -> list[str]:

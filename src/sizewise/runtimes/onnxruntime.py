@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +20,15 @@ from sizewise.files import replacing, sha256_of
 from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.graph.trace import quiet, tensors_in, trace
 from sizewise.protocols import Inputs
+from sizewise.runtimes._onnx_coded import expand, translations
 from sizewise.runtimes._onnx_registry import kept_registry
+from sizewise.runtimes._onnx_static import integer_biases, pack_narrow
+from sizewise.runtimes._onnx_tidy import drop_defaults, fold_pads, join_repeated
+from sizewise.runtimes._onnxruntime_integers import executed
 from sizewise.runtimes._onnxruntime_kernels import IDLE, file_of, parts
 from sizewise.runtimes._onnxruntime_layers import layer_seconds, name_by_module, rename, with_inner
 from sizewise.runtimes._schemes import U8S8
-from sizewise.types import Artefact, LayerShape, Scheme
+from sizewise.types import Artefact, Executed, LayerShape, Scheme
 
 __all__ = ["RUNTIME", "OnnxRunner", "OnnxRuntime"]
 
@@ -179,6 +184,10 @@ class OnnxRuntime:
             seconds += [max(found[str(turn), 0] - idle, _SHORTEST_S) for turn in range(len(part))]
         return seconds
 
+    def executed(self, path: Path, example: Inputs, *, threads: int) -> Executed | None:
+        """Which part of the file's arithmetic runs as integers, on the graph that the optimizer leaves; see `_onnxruntime_integers`."""
+        return executed(_ort(), path, partial(_named_arrays, example), threads=threads)
+
     def tolerance(self, *, quantized: bool) -> float:
         """Mean difference to the torch module, as a share of the outputs' scale.
 
@@ -217,7 +226,7 @@ def _profiled(runner: OnnxRunner, feed: dict[str, Any]) -> dict[tuple[str, int],
 def _export(program: Any) -> Any:
     try:
         with quiet(), recurrent_shapes(), kept_registry():
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            exported = torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=translations())
     except torch.onnx.errors.OnnxExporterError as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise UnsupportedModel("the model has no ONNX form", got=lines[0][:300] if lines else None) from error
@@ -228,9 +237,15 @@ def _export(program: Any) -> Any:
 def _simplify(proto: Any, named: bool) -> None:
     """Remove what only debugging needs (stack traces with local paths among it), and pool the way integer kernels do."""
     graph = proto.graph
+    expand(proto)
     if named:
         name_by_module(graph)
     _means_to_pools(graph)
+    fold_pads(graph)
+    join_repeated(graph)
+    integer_biases(graph)
+    drop_defaults(graph)
+    pack_narrow(graph)
     proto.doc_string = ""
     del proto.metadata_props[:]
     for part in with_inner(graph):
@@ -275,10 +290,6 @@ def _means_to_pools(graph: Any) -> None:
             node.op_type = "GlobalAveragePool"
             del node.input[1:]
             del node.attribute[:]
-    used = {name for part in with_inner(graph) for node in part.node for name in node.input}
-    used |= {output.name for part in with_inner(graph) for output in part.output}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)
 
 
 RUNTIME = OnnxRuntime

@@ -20,7 +20,7 @@ from sizewise.files import sha256_of, write_text
 from sizewise.graph.trace import eval_copy
 from sizewise.protocols import Inputs
 from sizewise.runtimes._schemes import U8S8
-from sizewise.types import Artefact, LayerShape, Scheme
+from sizewise.types import Artefact, Executed, LayerShape, Scheme
 
 __all__ = ["NullRunner", "NullRuntime"]
 
@@ -91,6 +91,10 @@ class NullRuntime:
     def kernel_seconds(self, shapes: Sequence[LayerShape], *, threads: int) -> list[float]:
         """A nanosecond for every product per row, position or step: nothing is run."""
         return [1e-9 * _products(shape) for shape in shapes]
+
+    def executed(self, path: Path, example: Inputs, *, threads: int) -> Executed | None:
+        """It cannot tell: torch simulates integers."""
+        return None
 
     def tolerance(self, *, quantized: bool) -> float:
         """The same module: nothing but rounding."""

@@ -1,0 +1,76 @@
+"""Which layers of a quantized graph stay float, and which get fewer bits, by what each does to the outputs."""
+
+from collections.abc import Callable, Mapping
+
+from sizewise.data.outputs import OutputChange
+from sizewise.graph.annotate import layer_path
+from sizewise.graph.observers import ActivationObserver, WeightObserver, mode
+from sizewise.graph.prepared import Prepared
+from sizewise.graph.round_layers import weight_observer
+
+__all__ = ["fewest", "layer_errors", "narrowest"]
+
+
+def layer_errors(prepared: Prepared, change: OutputChange) -> dict[str, float]:
+    """Change of the outputs when one layer alone has integers for its weight and its input, by the layer's path.
+
+    Costs one pass over the examples of `change` per layer.
+    """
+    graph = prepared.graph
+    errors: dict[str, float] = {}
+    with mode(graph, "pass"):
+        for node in graph.graph.nodes:
+            weight = weight_observer(graph, node)
+            if weight is None:
+                continue
+            source = node.args[0]
+            found = graph.get_submodule(str(source.target)) if source.op == "call_module" else None
+            pair: list[WeightObserver | ActivationObserver] = [weight, *([found] if isinstance(found, ActivationObserver) else [])]
+            for observer in pair:
+                observer.mode = "simulate"
+            path = layer_path(node)
+            errors[path] = max(change(graph), errors.get(path, 0.0))
+            for observer in pair:
+                observer.mode = "pass"
+    return errors
+
+
+def fewest(most: int, holds: Callable[[int], bool]) -> int | None:
+    """The least k from 0 to `most` for which something holds that goes on to hold for all larger ones; None where it never does.
+
+    Asks for 0, 1, 3, 7, ... and then halves, so that few questions are asked where k is small, and 2 log2(most) at most.
+    """
+    low, high = -1, 0
+    while not holds(high):
+        if high == most:
+            return None
+        low, high = high, min(2 * high + 1, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def narrowest(errors: Mapping[str, float], saved: Mapping[str, int], wanted: int) -> frozenset[str]:
+    """Layers that together save so many bytes, those first that cost least error per byte; those that turn out not to be needed stay.
+
+    Args:
+        errors: of every layer, when it alone gets fewer bits.
+        saved: bytes by it.
+        wanted: bytes to save.
+
+    Returns:
+        the layers; all of them where that is not enough.
+    """
+    chosen: list[str] = []
+    left = wanted
+    for path in sorted(errors, key=lambda path: (errors[path] / max(saved[path], 1), path)):
+        if left <= 0:
+            break
+        chosen.append(path)
+        left -= saved[path]
+    for path in sorted(chosen, key=lambda path: -errors[path]):
+        if left + saved[path] <= 0:
+            chosen.remove(path)
+            left += saved[path]
+    return frozenset(chosen)

@@ -1,0 +1,226 @@
+"""Which ranges and roundings a quantized graph gets, and which layers: what changes the outputs least on examples that chose nothing.
+
+Every fourth batch of the calibration data is held back. Ranges, scales and corrections come from the others; the choice between ways
+to get them, and between layers, is made by the outputs of the simulated graph on what was held back.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+from torch.fx import GraphModule
+
+from sizewise.arith.ranges import Method
+from sizewise.data.batches import first_batches
+from sizewise.data.layer_choice import fewest, layer_errors, narrowest
+from sizewise.data.outputs import OutputChange
+from sizewise.errors import PreconditionError
+from sizewise.graph.equalization import equalize, links
+from sizewise.graph.observers import mode
+from sizewise.graph.prepared import Prepared, prepare
+from sizewise.graph.round_layers import round_layers, weight_sizes
+from sizewise.protocols import Context, Inputs
+from sizewise.types import Scheme, Skip
+from sizewise.units import format_bytes
+
+__all__ = ["Calibration", "Tried", "Wish", "narrowed", "spared", "stay"]
+
+JUDGED = 4  # every so-manieth batch is held back
+SENSED = 64  # examples that the effect of single layers is looked at on
+NARROW = 4  # bits
+WHERE = "int8_static"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of the integers.
+
+    Attributes:
+        methods: of choosing ranges, to try.
+        even: whether to try evening ranges out between layers too.
+        nearest: round to nearest and leave biases alone.
+        skip: paths of modules that stay float.
+        bits: of weights, for all or by the path of the layer.
+    """
+
+    methods: Sequence[Method]
+    even: bool
+    nearest: bool
+    skip: tuple[str, ...] = ()
+    bits: Mapping[str, int] | int = 8
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One preparation.
+
+    Attributes:
+        prepared: with ranges set.
+        error: change of the outputs on what was held back, as a share of their variance.
+        wish: that it is for.
+        method: that ranges were chosen by.
+        even: whether they were evened out between layers first.
+        corrected: whether biases were corrected and narrow weights rounded by their effect.
+    """
+
+    prepared: Prepared
+    error: float
+    wish: Wish
+    method: Method
+    even: bool
+    corrected: bool = False
+
+    def describe(self) -> str:
+        """For the report."""
+        more = [", evened out between layers" if self.even else "", ", biases corrected" if self.corrected else ""]
+        return f"ranges by {self.method}{''.join(more)}; the outputs change by {self.error:.2g} of their variance"
+
+
+class Calibration:
+    """A folded graph, the data, and where it will run.
+
+    Args:
+        graph: folded; it stays as it is.
+        batches: calibration inputs, which the graph takes.
+        scheme: of the runtime.
+        context: for seed and progress.
+        held: how many examples' activations may be held at a time.
+    """
+
+    def __init__(self, graph: GraphModule, batches: Sequence[Inputs], scheme: Scheme, context: Context, held: int) -> None:
+        self.graph, self.scheme, self.context, self.held = graph, scheme, context, held
+        self.judged = list(batches[JUDGED - 1 :: JUDGED]) or list(batches)
+        self.fitting = [batch for index, batch in enumerate(batches) if index % JUDGED != JUDGED - 1]
+        self.change = OutputChange(graph, self.judged)
+
+    def run(self, wish: Wish) -> Tried:
+        """The preparation of least error.
+
+        Every way to choose ranges is judged with the corrections that come after it, which change the order.
+        """
+        tried = self._tries(self.graph, wish, even=False)
+        best = min(tried, key=lambda one: one.error)
+        twin = _equalized(self.graph) if wish.even else None
+        if twin is not None and best.prepared.touched:
+            tried = self._tries(twin, replace(wish, methods=(best.method,)), even=True)
+            best = min(best, *tried, key=lambda one: one.error)
+        return best
+
+    def error(self, prepared: Prepared) -> float:
+        """Of the outputs, with all integers simulated."""
+        with mode(prepared.graph, "simulate"):
+            return self.change(prepared.graph)
+
+    def _tries(self, graph: GraphModule, wish: Wish, *, even: bool) -> list[Tried]:
+        self.context.progress.working(f"ranges of activations{', evened out' if even else ''}")
+        prepared = prepare(graph, self.scheme, wish.skip, wish.bits)
+        prepared.watch(self.fitting)
+        found = []
+        for method in wish.methods:
+            prepared.set_ranges(method)
+            plain = Tried(replace(prepared, graph=copy.deepcopy(prepared.graph)), 0.0, wish, method, even)
+            found += self._corrected(plain)
+        return found
+
+    def _corrected(self, tried: Tried) -> list[Tried]:
+        """As it is, where that may do, and with rounded weights and corrected biases."""
+        narrow, found = tried.wish.bits != 8, []
+        if tried.wish.nearest or not narrow or not tried.prepared.touched:
+            found.append(replace(tried, error=self.error(tried.prepared)))
+        if tried.prepared.touched and not tried.wish.nearest:
+            prepared = replace(tried.prepared, graph=copy.deepcopy(tried.prepared.graph))
+            fitting = list(first_batches(self.fitting, self.held))
+            round_layers(prepared.graph, fitting, self.context.seed, self.context.progress)
+            found.append(replace(tried, prepared=prepared, error=self.error(prepared), corrected=True))
+        return found
+
+
+def narrowed(calibration: Calibration, wish: Wish, limit: int) -> tuple[Wish, str]:
+    """The wish with 4 bits for the weights whose rounding changes the outputs least, as many as it takes to keep a limit in bytes.
+
+    Raises:
+        PreconditionError: 4 bits for all weights are more than that.
+    """
+    calibration.context.progress.working("the effect of every layer at 4 bits")
+    wide = calibration.run(replace(wish, nearest=True))
+    sizes = weight_sizes(wide.prepared.graph)
+    narrow = prepare(calibration.graph, calibration.scheme, wish.skip, NARROW)
+    narrow.watch(calibration.fitting)
+    narrow.set_ranges(wide.method)
+    errors = layer_errors(narrow, _sensed(calibration))
+    whole = sum(sizes.values())
+    chosen = narrowest(errors, {path: size - (size + 1) // 2 for path, size in sizes.items()}, whole - limit)
+    reached = sum((size + 1) // 2 if path in chosen else size for path, size in sizes.items())
+    if reached > limit:
+        raise PreconditionError(
+            "the weights cannot be that small",
+            where=WHERE,
+            got=format_bytes(limit),
+            wanted=f"at least {format_bytes(reached)}, which is 4 bits each",
+        )
+    note = (
+        f"4 bits for the weights of {len(chosen)} of {len(sizes)} layers, {format_bytes(reached)} in all: {', '.join(sorted(chosen)[:5])}"
+    )
+    return replace(wish, bits={path: NARROW if path in chosen else 8 for path in sizes}), note
+
+
+def spared(calibration: Calibration, first: Tried, max_drop: float, judge: Callable[[nn.Module], float], whole: float) -> tuple[Tried, str]:
+    """Let layers stay float, those first that change the outputs most by themselves, until the quality has not dropped by more.
+
+    Args:
+        calibration: that `first` comes from.
+        first: with all layers in integers.
+        max_drop: that is allowed, in the unit of what `judge` says.
+        judge: how good a module is; more is better.
+        whole: what it says of the float model.
+
+    Raises:
+        PreconditionError: the drop is larger with a single layer in integers.
+    """
+    progress = calibration.context.progress
+    progress.working("the quality with all layers in integers")
+    order: list[str] = []
+    found = {0: first}
+    drops: dict[int, float] = {}
+
+    def holds(count: int) -> bool:
+        if count and not order:
+            progress.working("the effect of every layer")
+            errors = layer_errors(first.prepared, _sensed(calibration))
+            order.extend(sorted(errors, key=lambda path: (-errors[path], path)))
+        if count not in found:
+            progress.working(f"the quality with {count} layers in float")
+            wish = replace(first.wish, methods=(first.method,), even=first.even, skip=(*first.wish.skip, *order[:count]))
+            found[count] = calibration.run(wish)
+        with mode(found[count].prepared.graph, "simulate"):
+            drops[count] = whole - judge(found[count].prepared.graph)
+        return drops[count] <= max_drop + 1e-12
+
+    layers = len(weight_sizes(first.prepared.graph))
+    count = fewest(layers - 1, holds)
+    if count is None:
+        got = f"{drops[layers - 1]:.4g} with one layer in integers"
+        raise PreconditionError("the quality drops by more", where=WHERE, got=got, wanted=f"at most {max_drop:.4g}")
+    which = f": {', '.join(order[:count])}" if count else ""
+    note = f"{count} of {layers} layers stay float, so that the quality on validation drops by {drops[count]:.4g}{which}"
+    return found[count], f"{note} ({len(drops)} evaluations)"
+
+
+def stay(tried: Tried, asked: Sequence[str]) -> tuple[Skip, ...]:
+    """What stays float, with the reason where layers were spared for the drop's sake."""
+    spared_for = "spared: its integers change the outputs most, and the drop is limited"
+    own = set(tried.wish.skip) - set(asked)
+    return tuple(replace(skip, reason=spared_for) if skip.what in own else skip for skip in tried.prepared.left)
+
+
+def _sensed(calibration: Calibration) -> OutputChange:
+    return OutputChange(calibration.graph, list(first_batches(calibration.judged, SENSED)))
+
+
+def _equalized(graph: GraphModule) -> GraphModule | None:
+    """A copy with ranges evened out between layers; None where no two layers allow it."""
+    twin = copy.deepcopy(graph)
+    found = [link for link in links(twin) if not link.normalized]
+    equalize(twin, found)
+    return twin if found else None

@@ -1,0 +1,139 @@
+"""Round the weights of a prepared graph, layer by layer in the order of running, each on what the rounded ones before pass on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from sizewise.arith.grids import Grid, dequantize, find_steps, quantize
+from sizewise.arith.rounding import best_damping, compensated, matched
+from sizewise.graph.annotate import LAYERS, layer_path
+from sizewise.graph.flow import operator
+from sizewise.graph.folding import set_tensor, tensor_of
+from sizewise.graph.layer_rows import FEWEST_ROWS, argument, groups_of, layer_inputs, picked
+from sizewise.graph.lockstep import Lockstep
+from sizewise.graph.observers import WeightObserver, observers
+from sizewise.protocols import Inputs, Progress
+
+__all__ = ["round_layers", "weight_observer", "weight_sizes"]
+
+WIDEST = 8192  # inputs: moments of more would take gigabytes
+DAMPING = 0.01  # of the moments, as a share of their mean diagonal
+_NARROW = 4  # bits up to which rounding to nearest costs too much
+
+
+def round_layers(prepared: GraphModule, batches: Sequence[Inputs], seed: int, progress: Progress) -> None:
+    """Replace weights by rounded ones, and correct biases so that every layer's mean output is the float model's; in place.
+
+    Weights of 8 bits are rounded to nearest. Those of fewer bits are rounded so that the others of a row make up for each one's error
+    on inputs that already are quantized, and aim at the outputs of the float layer on float inputs.
+
+    Args:
+        prepared: by PT2E, with a range for every activation; its weight observers get the scales that the roundings are for.
+        batches: calibration inputs; all activations of one place are held at a time, twice.
+        seed: of the choice of positions where there are more than enough.
+        progress: told which layer is being rounded.
+
+    Source: Nagel et al., Data-Free Quantization, ICCV 2019, for the correction, here of what all layers before did too.
+    """
+    simulate = {name: _simulated(observer) for name, observer in observers(prepared).items()}
+    lockstep = Lockstep(prepared, batches, simulate)
+    generator = torch.Generator().manual_seed(seed)
+    names = {str(node.target) for node in prepared.graph.nodes if node.op == "get_attr"}
+    for node in lockstep.walk():
+        observer = weight_observer(prepared, node)
+        if observer is None:
+            continue
+        progress.working(f"rounding {layer_path(node)}")
+        _Rounding(lockstep, node, observer).run(generator)
+    for name, tensor in lockstep.weights.items():
+        if name in names:
+            set_tensor(prepared, name, tensor)
+
+
+def weight_observer(prepared: GraphModule, node: Node) -> WeightObserver | None:
+    """The observer of a layer's weight; None where the node is no layer, or one that stays float."""
+    source = node.args[1] if node.op == "call_function" and operator(node) in LAYERS else None
+    if not isinstance(source, Node) or source.op != "call_module":
+        return None
+    found = prepared.get_submodule(str(source.target))
+    return found if isinstance(found, WeightObserver) else None
+
+
+def weight_sizes(prepared: GraphModule) -> dict[str, int]:
+    """Weights of every layer that will be integers, by its path."""
+    sizes = {}
+    for node in prepared.graph.nodes:
+        if weight_observer(prepared, node) is not None:
+            held = tensor_of(prepared, node.args[1].all_input_nodes[0])
+            assert held is not None
+            sizes[layer_path(node)] = held.numel()
+    return sizes
+
+
+def _simulated(observer: Any) -> Any:
+    scale, zero = observer.calculate_qparams()
+    scale, zero = float(scale), int(zero)
+    return lambda x: torch.fake_quantize_per_tensor_affine(x, scale, zero, observer.quant_min, observer.quant_max)
+
+
+class _Rounding:
+    """One layer of a graph that is being walked."""
+
+    def __init__(self, lockstep: Lockstep, node: Node, observer: WeightObserver) -> None:
+        self.lockstep, self.node, self.observer = lockstep, node, observer
+        held: Node = node.args[1].all_input_nodes[0]  # type: ignore[union-attr]
+        self.name = lockstep.name(held)
+        self.weight = lockstep.whole_tensor(self.name)
+        self.grid = Grid(bits=observer.quant_max.bit_length() + 1)
+
+    def run(self, generator: torch.Generator) -> None:
+        """Set the twin's weight, the observer's scale and the twin's bias."""
+        groups = groups_of(self.node)
+        matrix = self.weight.flatten(1).reshape(groups, -1, self.weight[0].numel())
+        if self.grid.bits > _NARROW or matrix.shape[2] > WIDEST:
+            steps = find_steps(matrix, self.grid)
+            codes = quantize(matrix, steps, self.grid)
+        else:
+            halves, cross, rows = self._moments(generator, groups)
+            moments = (halves[0] + halves[1]) / 2
+            aim = matched(matrix, moments, cross)
+            steps = find_steps(aim, self.grid, "mse", moments.diagonal(dim1=1, dim2=2))
+            # with many rows little damping is best, and searching for it would take most of the time
+            damping = best_damping(aim, halves, steps, self.grid) if rows < FEWEST_ROWS * matrix.shape[2] else DAMPING
+            codes, steps = compensated(aim, moments, steps, self.grid, damping)
+        self.observer.scale = steps.scale.flatten()
+        self.lockstep.weights[self.name] = dequantize(codes, steps, self.grid).reshape(self.weight.shape).to(self.weight)
+        self._correct_bias()
+
+    def _moments(self, generator: torch.Generator, groups: int) -> tuple[tuple[Tensor, Tensor], Tensor, int]:
+        """Of the quantized inputs, by two halves of the batches (twice the same where there is one); of float with quantized ones; rows."""
+        source: Node = self.node.args[0]  # type: ignore[assignment]
+        whole, twin = self.lockstep.whole(source), self.lockstep.twin(source)
+        columns = self.weight[0].numel()
+        sums = [torch.zeros(groups, columns, columns, dtype=torch.float64) for _ in range(3)]
+        rows = [0, 0]
+        for batch, (x, x_q, y) in enumerate(zip(whole, twin, self.lockstep.whole(self.node), strict=True)):
+            chosen = picked(y.numel() // self.weight.shape[0], columns, groups, len(twin), generator)
+            plain, rounded = (layer_inputs(self.node, part, self.weight.shape[2:], chosen) for part in (x, x_q))
+            sums[batch % 2] += (rounded.mT @ rounded).double()
+            sums[2] += (plain.mT @ rounded).double()
+            rows[batch % 2] += rounded.shape[1]
+        first = sums[0] / max(rows[0], 1)
+        return (first, sums[1] / rows[1] if rows[1] else first), sums[2] / max(sum(rows), 1), sum(rows)
+
+    def _correct_bias(self) -> None:
+        """Add to the bias what the outputs lack on average."""
+        bias = argument(self.node, 2, "bias", None)
+        if not isinstance(bias, Node) or bias.op != "get_attr":
+            return
+        name = self.lockstep.name(bias)
+        axis = -1 if operator(self.node) == "linear" else 1
+        lacking, count = torch.zeros(len(self.weight), dtype=torch.float64), 0
+        for batch, wanted in enumerate(self.lockstep.whole(self.node)):
+            lost = (wanted - self.lockstep.twin_of(self.node, batch)).movedim(axis, 0).flatten(1)
+            lacking += lost.double().sum(1)
+            count += lost.shape[1]
+        self.lockstep.weights[name] = self.lockstep.weights[name] + (lacking / max(count, 1)).to(self.weight)
