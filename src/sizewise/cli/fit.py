@@ -18,6 +18,7 @@ MinQuality = Annotated[str | None, typer.Option(help="Least quality, such as 95%
 RuntimeName = Annotated[str, typer.Option(help="What executes the file.")]
 DeviceName = Annotated[str, typer.Option(help="Where it is measured.")]
 TimeLimit = Annotated[str | None, typer.Option(help="No new work begins after this long, such as 10m.")]
+Recover = Annotated[str | None, typer.Option(help="Train what was pruned, such as 1epoch or 10m, to do what the whole model does.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the run record alone to stdout.")]
@@ -36,6 +37,7 @@ def command(
     runtime: RuntimeName = "onnxruntime",
     device: DeviceName = "local",
     time_limit: TimeLimit = None,
+    recover: Recover = None,
     resume: Resume = False,
     seed: Seed = 0,
     json: AsJson = False,
@@ -46,7 +48,8 @@ def command(
     from sizewise.types import Budget
 
     budget = Budget(latency, size, memory, max_drop, min_quality)
-    run(task, budget, out, as_json=json, quiet=quiet, runtime=runtime, device=device, time_limit=time_limit, resume=resume, seed=seed)
+    where = {"runtime": runtime, "device": device}
+    run(task, budget, out, as_json=json, quiet=quiet, **where, time_limit=time_limit, recover=recover, resume=resume, seed=seed)
 
 
 def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -54,12 +57,14 @@ def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **opti
     from sizewise.cli.names import check_device, check_folder, check_runtime
     from sizewise.errors import BudgetInfeasible
     from sizewise.pipeline.progress import shown
-    from sizewise.units import parse_seconds
+    from sizewise.units import parse_seconds, parse_training
 
     check_runtime(options["runtime"])
     check_device(options["device"])
     if options["time_limit"] is not None:
         parse_seconds(options["time_limit"], "--time-limit")
+    if options.get("recover") is not None:
+        parse_training(options["recover"], "--recover")
     check_folder(out, resume=options["resume"])
     try:
         with shown(not quiet) as progress:

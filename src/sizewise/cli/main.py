@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sizewise.cli import demo, devices, fit, profile, prune, select
+from sizewise.cli import demo, devices, fit, profile, prune, quantize, select
 from sizewise.errors import SizewiseError
 
 __all__ = ["app", "main"]
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command("fit")(fit.command)
 app.command("prune")(prune.command)
+app.command("quantize")(quantize.command)
 app.command("select")(select.command)
 app.command("profile")(profile.command)
 app.command("devices")(devices.command)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Resume, RuntimeName, Seed, Task, print_result
+from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Recover, Resume, RuntimeName, Seed, Task, print_result
 
 __all__ = ["command"]
 
@@ -32,6 +32,7 @@ def command(
     target: Target = None,
     multiple: Multiple = None,
     skip: Skip = None,
+    recover: Recover = None,
     runtime: RuntimeName = "onnxruntime",
     resume: Resume = False,
     seed: Seed = 0,
@@ -39,18 +40,21 @@ def command(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001  # read by cli.main, which prints errors
 ) -> None:
-    """Remove a share of a model without training, and measure what is left beside the whole."""
+    """Remove a share of a model, without training unless asked for, and measure what is left beside the whole."""
     from sizewise.cli.names import check_folder, check_runtime
     from sizewise.pipeline.progress import shown
+    from sizewise.units import parse_training
 
     share = None if rate is None else _share(rate)
+    if recover is not None:
+        parse_training(recover, "--recover")
     check_runtime(runtime)
     check_folder(out, resume=resume)
     settings = {"granularity": granularity, "method": method, "target": target, "multiple": multiple, "skip": skip or ()}
     with shown(not quiet) as progress:
         progress.note(f"sizewise: loading the task {task}")
         options = {"scale": scale, "runtime": runtime, "out": out, "resume": resume, "seed": seed, "progress": progress}
-        result = _prune(task, share, settings, options)
+        result = _prune(task, share, settings, recover, options)
     print_result(result, as_json=json)
 
 
@@ -64,10 +68,14 @@ def _share(text: str) -> float:
         raise UsageError("not a share", where="--rate", got=repr(text), wanted="a number such as 0.5, or 50%") from error
 
 
-def _prune(task: str, rate: float | None, settings: dict[str, Any], options: dict[str, Any]) -> Any:
+def _prune(task: str, rate: float | None, settings: dict[str, Any], recover: str | None, options: dict[str, Any]) -> Any:
     from sizewise.pipeline.one_plan import run_plan
     from sizewise.pipeline.prune import pruning_step
+    from sizewise.pipeline.recover import recovery_for
     from sizewise.tasks.loading import load_task
 
-    step = pruning_step(rate, **settings)
-    return run_plan(load_task(task), [step], **options)
+    steps = [pruning_step(rate, **settings)]
+    loaded = load_task(task)
+    if recover is not None:
+        steps.append(recovery_for(loaded, recover))
+    return run_plan(loaded, steps, **options)

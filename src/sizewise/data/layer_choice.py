@@ -15,6 +15,10 @@ def layer_errors(prepared: Prepared, change: OutputChange) -> dict[str, float]:
     """Change of the outputs when one layer alone has integers for its weight and its input, by the layer's path.
 
     Costs one pass over the examples of `change` per layer.
+
+    Args:
+        prepared: with ranges; its weights are those of the float model, not rounded ones.
+        change: that says how far outputs are from the float model's.
     """
     graph = prepared.graph
     errors: dict[str, float] = {}

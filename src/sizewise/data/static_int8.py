@@ -1,6 +1,6 @@
 """Which ranges and roundings a quantized graph gets, and which layers: what changes the outputs least on examples that chose nothing.
 
-Every fourth batch of the calibration data is held back. Ranges, scales and corrections come from the others; the choice between ways
+Every fourth batch of the calibration data is held back. Ranges, scales and fitted weights come from the others; the choice between ways
 to get them, and between layers, is made by the outputs of the simulated graph on what was held back.
 """
 
@@ -61,7 +61,7 @@ class Tried:
         wish: that it is for.
         method: that ranges were chosen by.
         even: whether they were evened out between layers first.
-        corrected: whether biases were corrected and narrow weights rounded by their effect.
+        fitted: whether weights and biases were fitted, and narrow weights rounded by their effect.
     """
 
     prepared: Prepared
@@ -69,11 +69,11 @@ class Tried:
     wish: Wish
     method: Method
     even: bool
-    corrected: bool = False
+    fitted: bool = False
 
     def describe(self) -> str:
         """For the report."""
-        more = [", evened out between layers" if self.even else "", ", biases corrected" if self.corrected else ""]
+        more = [", evened out between layers" if self.even else "", ", weights fitted" if self.fitted else ""]
         return f"ranges by {self.method}{''.join(more)}; the outputs change by {self.error:.2g} of their variance"
 
 
@@ -97,43 +97,41 @@ class Calibration:
     def run(self, wish: Wish) -> Tried:
         """The preparation of least error.
 
-        Every way to choose ranges is judged with the corrections that come after it, which change the order.
+        Ways to choose ranges are compared before weights are fitted, which takes longest. The best of them is fitted, and so is the one
+        that clips nothing, since no fit brings back what is clipped.
         """
-        tried = self._tries(self.graph, wish, even=False)
+        tried = self._ranged(self.graph, wish, even=False)
+        if wish.even and tried[0].prepared.touched and (twin := _equalized(self.graph)) is not None:
+            tried += self._ranged(twin, wish, even=True)
         best = min(tried, key=lambda one: one.error)
-        twin = _equalized(self.graph) if wish.even else None
-        if twin is not None and best.prepared.touched:
-            tried = self._tries(twin, replace(wish, methods=(best.method,)), even=True)
-            best = min(best, *tried, key=lambda one: one.error)
-        return best
+        if not best.prepared.touched or wish.nearest:
+            return best
+        wide = [one for one in tried if one.method == "minmax" and one.even == best.even and one is not best]
+        fitted = [self._fitted(one) for one in [best, *wide]]
+        return min([*fitted, best], key=lambda one: one.error)
 
     def error(self, prepared: Prepared) -> float:
         """Of the outputs, with all integers simulated."""
         with mode(prepared.graph, "simulate"):
             return self.change(prepared.graph)
 
-    def _tries(self, graph: GraphModule, wish: Wish, *, even: bool) -> list[Tried]:
+    def _ranged(self, graph: GraphModule, wish: Wish, *, even: bool) -> list[Tried]:
+        """One preparation for every way to choose ranges."""
         self.context.progress.working(f"ranges of activations{', evened out' if even else ''}")
         prepared = prepare(graph, self.scheme, wish.skip, wish.bits)
         prepared.watch(self.fitting)
         found = []
         for method in wish.methods:
             prepared.set_ranges(method)
-            plain = Tried(replace(prepared, graph=copy.deepcopy(prepared.graph)), 0.0, wish, method, even)
-            found += self._corrected(plain)
+            own = replace(prepared, graph=copy.deepcopy(prepared.graph))
+            found.append(Tried(own, self.error(own), wish, method, even))
         return found
 
-    def _corrected(self, tried: Tried) -> list[Tried]:
-        """As it is, where that may do, and with rounded weights and corrected biases."""
-        narrow, found = tried.wish.bits != 8, []
-        if tried.wish.nearest or not narrow or not tried.prepared.touched:
-            found.append(replace(tried, error=self.error(tried.prepared)))
-        if tried.prepared.touched and not tried.wish.nearest:
-            prepared = replace(tried.prepared, graph=copy.deepcopy(tried.prepared.graph))
-            fitting = list(first_batches(self.fitting, self.held))
-            round_layers(prepared.graph, fitting, self.context.seed, self.context.progress)
-            found.append(replace(tried, prepared=prepared, error=self.error(prepared), corrected=True))
-        return found
+    def _fitted(self, tried: Tried) -> Tried:
+        """With weights fitted and rounded."""
+        prepared = replace(tried.prepared, graph=copy.deepcopy(tried.prepared.graph))
+        round_layers(prepared.graph, list(first_batches(self.fitting, self.held)), self.context.seed, self.context.progress)
+        return replace(tried, prepared=prepared, error=self.error(prepared), fitted=True)
 
 
 def narrowed(calibration: Calibration, wish: Wish, limit: int) -> tuple[Wish, str]:
@@ -187,7 +185,8 @@ def spared(calibration: Calibration, first: Tried, max_drop: float, judge: Calla
     def holds(count: int) -> bool:
         if count and not order:
             progress.working("the effect of every layer")
-            errors = layer_errors(first.prepared, _sensed(calibration))
+            unrounded = calibration.run(replace(first.wish, methods=(first.method,), even=False, nearest=True))
+            errors = layer_errors(unrounded.prepared, _sensed(calibration))
             order.extend(sorted(errors, key=lambda path: (-errors[path], path)))
         if count not in found:
             progress.working(f"the quality with {count} layers in float")

@@ -153,6 +153,8 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 def layer_path(node: Node) -> str:
     """Path of the module whose layer a node is; the node's name where it is in no module."""
     weight = node.args[1] if operator(node) in LAYERS and len(node.args) > 1 else None
+    if isinstance(weight, Node) and weight.op == "call_module":  # an observer
+        weight = weight.all_input_nodes[0]
     if isinstance(weight, Node) and weight.op == "get_attr":
         return str(weight.target).rpartition(".")[0] or node.name
     return f"{path}.{node.name}" if (path := scope(node)) else node.name

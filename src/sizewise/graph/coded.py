@@ -55,7 +55,8 @@ class Coding:
 
     Attributes:
         form: "int8" with one scale per row, "int4" with one per group of columns, or a shorter float.
-        group: columns that share a scale, a power of two from 16; of int4 only. A row that is shorter has a shorter group.
+        group: columns that share a scale, a power of two from 16; of int4 only. Rows that it does not divide get a smaller one
+            where that takes fewer bytes than filling up the last group.
         symmetric: without zero points.
         dynamic: linear layers compute in integers, with inputs quantized while they run; of int8 only. Other layers that share
             the weight read it as float.
@@ -83,8 +84,16 @@ class Coding:
             return None
         if self.group is None:
             return Grid(bits=8, symmetric=self.symmetric)
-        shortest = max(_SMALLEST_GROUP, 1 << (columns - 1).bit_length())
-        return Grid(bits=4, symmetric=self.symmetric, block=min(self.group, shortest), narrow=False)
+        return Grid(bits=4, symmetric=self.symmetric, block=min(self._blocks(), key=lambda size: self._bytes(columns, size)), narrow=False)
+
+    def _blocks(self) -> list[int]:
+        """The group and all smaller powers of two, largest first."""
+        assert self.group is not None
+        return [self.group >> shift for shift in range(self.group.bit_length()) if self.group >> shift >= _SMALLEST_GROUP]
+
+    def _bytes(self, columns: int, size: int) -> int:
+        """Of a row in groups of that size, the last one filled up."""
+        return -(-columns // size) * (size // 2 + (4 if self.symmetric else 5))
 
 
 @dataclass(frozen=True)

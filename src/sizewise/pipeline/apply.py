@@ -83,7 +83,7 @@ class Applier:
             UnsupportedModel: a step cannot treat the model.
             InternalError: a technique changed the original or broke the model's outputs.
         """
-        before = _marks(model)
+        before, context = _marks(model), replace(context, teacher=model)
         state = self._start(model, plan, context.seed)
         for step in plan.steps[len(state.steps) :]:
             state = _after(state, step, context)

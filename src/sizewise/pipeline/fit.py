@@ -8,6 +8,8 @@ from sizewise.errors import BudgetInfeasible, UsageError
 from sizewise.evaluate.scoring import quality
 from sizewise.pipeline.conclude import conclude
 from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.quantize import quantization_step, scheme_by_work
+from sizewise.pipeline.recover import recovery_for
 from sizewise.pipeline.result import Result, finish
 from sizewise.pipeline.scales import Prepared, pick_reference, prepare_scales
 from sizewise.pipeline.setup import Setup, fingerprint, make_setup, read_data
@@ -18,7 +20,7 @@ from sizewise.protocols import Progress, Runtime, Silent
 from sizewise.report._format import limit_value
 from sizewise.search.space import harsher, plans_for
 from sizewise.tasks.task import Task
-from sizewise.types import Budget, Candidate, Device, Plan, RunRecord
+from sizewise.types import Budget, Candidate, Device, Plan, RunRecord, Step
 from sizewise.units import parse_seconds
 
 __all__ = ["Result", "fit"]
@@ -33,6 +35,7 @@ def fit(
     *,
     resume: bool = False,
     time_limit: str | float | None = None,
+    recover: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -51,6 +54,8 @@ def fit(
         out: the run folder, absent or empty unless `resume`; it becomes the bundle.
         resume: go on with an interrupted run in `out`; finished candidates are not repeated.
         time_limit: no new work begins after this long, such as "10m"; what was not tried is recorded.
+        recover: train every pruned model for so long, "1epoch" or "10m", to do what the whole one does, on the task's train
+            data, with or without targets; see `sizewise.recover`.
         seed: of everything random.
         progress: where to report to.
 
@@ -62,10 +67,11 @@ def fit(
         UnsupportedModel: no candidate can be exported.
     """
     limit_s = parse_seconds(time_limit, "time_limit") if time_limit is not None else None
+    recovery = recovery_for(task, recover) if recover is not None else None
     found, place = find_runtime(runtime), _measured(load_device(device))
     setup = make_setup(task, budget, found, place, Store(Path(out), resume=resume), seed, progress or Silent(), limit_s)
     with threads(place.threads):
-        return _run(setup)
+        return _run(setup, recovery)
 
 
 def _measured(device: Device) -> Device:
@@ -80,13 +86,15 @@ def _measured(device: Device) -> Device:
     return device
 
 
-def _run(setup: Setup) -> Result:
+def _run(setup: Setup, recovery: Step | None) -> Result:
     data = read_data(setup)
     identity = fingerprint(setup, data)
     setup.store.identify(identity, setup.task.name)
-    plans = {scale: plans_for(scale, setup.seed, integers=setup.runtime.scheme is not None) for scale in setup.task.scales}
-    setup.progress.start(len(plans) + sum(map(len, plans.values())) + 1)
+    each = len(plans_for("", setup.seed, quantization=_quantization(setup, None), recovery=recovery))
+    setup.progress.start((1 + each) * len(setup.task.scales) + 1)
     prepared = prepare_scales(setup)
+    steps = {scale: _quantization(setup, prepared.get(scale)) for scale in setup.task.scales}
+    plans = {scale: plans_for(scale, setup.seed, quantization=step, recovery=recovery) for scale, step in steps.items()}
     reference = pick_reference(setup.task, prepared)
     bench = make_bench(setup, prepared[reference])
     order = sorted(prepared, key=lambda scale: -prepared[scale].record.cost.macs)
@@ -99,6 +107,14 @@ def _run(setup: Setup) -> Result:
     if record.feasible:
         return result
     raise BudgetInfeasible(_why_infeasible(record), result=result, hint=_what_helps(record))
+
+
+def _quantization(setup: Setup, scale: Prepared | None) -> Step | None:
+    """The step that suits a scale by what it computes; static where that is not known."""
+    if setup.runtime.scheme is None:
+        return None
+    found = scheme_by_work(scale.record.cost, data=setup.context.calibration is not None) if scale is not None else "static"
+    return quantization_step("int8", found)
 
 
 def _try_all(setup: Setup, plans: Sequence[Plan], prepared: dict[str, Prepared], bench: Bench) -> list[Candidate]:

@@ -11,6 +11,7 @@ from sizewise.errors import UnknownName, UsageError
 from sizewise.pipeline.apply import make_technique
 from sizewise.pipeline.conclude import conclude
 from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.recover import RECOVERY, check_train
 from sizewise.pipeline.result import Result, finish
 from sizewise.pipeline.scales import Prepared, prepare_scales
 from sizewise.pipeline.setup import Setup, fingerprint, make_setup, read_data
@@ -58,8 +59,10 @@ def run_plan(
     """
     if not steps:
         raise UsageError("a plan has at least one step", where="run_plan", hint="sizewise.export_model lowers a model as it is")
-    for step in steps:
-        make_technique(step.technique, step.settings)  # settings are refused before anything is trained
+    for step in steps:  # what cannot be meant is refused before anything is trained
+        make_technique(step.technique, step.settings)
+        if step.technique == RECOVERY:
+            check_train(task)
     chosen = pick_scale(task, scale)
     found, place = find_runtime(runtime), load_device("local")
     store, alone = Store(Path(out), resume=resume), _alone(task, chosen, seed)

@@ -2,24 +2,16 @@
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from sizewise.arith.sparsity import parse_pattern
-from sizewise.data.batches import CalibrationSample, LabelledSample, as_inputs
-from sizewise.devices.loader import load_device
-from sizewise.errors import PreconditionError, UnknownName, UsageError, blaming
-from sizewise.graph.trace import eval_copy, is_graph
-from sizewise.pipeline.apply import make_technique, run_technique
-from sizewise.pipeline.export import find_runtime
-from sizewise.pipeline.progress import Within, shown
-from sizewise.pipeline.setup import CALIBRATION_EXAMPLES
-from sizewise.pipeline.timer import timer_for
-from sizewise.protocols import Context, Inputs, Progress, Runtime, Technique
-from sizewise.types import Change, Step
+from sizewise.errors import UnknownName, UsageError
+from sizewise.pipeline.apply import make_technique
+from sizewise.pipeline.front import make_context, restore_gradients, run_shown
+from sizewise.protocols import Progress, Runtime
+from sizewise.types import Step
 
 __all__ = ["prune_model", "pruning_step"]
 
@@ -81,21 +73,11 @@ def prune_model(
     rate = None if pruning_rate == DEFAULT_RATE else pruning_rate
     step = pruning_step(rate, granularity=chosen, method=method, target=None if target == "macs" else target, multiple=multiple, skip=skip)
     technique = make_technique(step.technique, step.settings)
-    if is_graph(model):
-        raise PreconditionError("an exported graph cannot be pruned", where="model", hint="prune the module that it was exported from")
     if chosen == "channel" and example_inputs is None:
         raise UsageError("channels cannot be followed without example inputs", where="prune_model", wanted="example_inputs=...")
-    found = find_runtime(runtime)
-    data = CalibrationSample(calibration, CALIBRATION_EXAMPLES) if calibration is not None else None
-    example = as_inputs(example_inputs) if example_inputs is not None else next(iter(data or ()), Inputs(()))
-    if example.args or example.kwargs:
-        with blaming("the model failed on these inputs", "example_inputs"), torch.no_grad():
-            example.call(eval_copy(model))
-    timer = timer_for(found, load_device("local")) if target == "latency" else None
-    labelled = LabelledSample(calibration, CALIBRATION_EXAMPLES) if calibration is not None else None
-    context = Context(example, data, found.scheme, found.channel_multiple, seed, timer=timer, labelled=labelled)
-    pruned, change = _run(technique, model, context, progress)
-    _restore_gradients(model, pruned)
+    context = make_context(model, example_inputs, calibration, runtime, seed, timed=target == "latency", needs_example=False)
+    pruned, change = run_shown(technique, model, context, progress, "pruning")
+    restore_gradients(model, pruned)
     if in_place:
         _transplant(pruned, model)
         pruned = model
@@ -156,21 +138,6 @@ def _rate_setting(granularity: str, rate: float | None, share: float) -> dict[st
             hint="leave it out",
         )
     return {}
-
-
-def _run(technique: Technique, model: nn.Module, context: Context, progress: bool | Progress) -> tuple[nn.Module, Change]:
-    with shown(progress) as display:
-        display.start(1)
-        pruned, change = run_technique(technique, eval_copy(model), replace(context, progress=Within(display, "pruning")))
-        display.advance(f"pruned: {'; '.join(change.notes)}")
-    return pruned, change
-
-
-def _restore_gradients(model: nn.Module, pruned: nn.Module) -> None:
-    """Parameters that were frozen stay frozen; tracing wanted all of them to require gradients."""
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in pruned.named_parameters():
-        parameter.requires_grad_(wanted.get(name, True))
 
 
 def _transplant(source: nn.Module, target: nn.Module) -> None:

@@ -75,7 +75,15 @@ def make_setup(
         seed=seed,
         progress=progress,
         context=Context(
-            task.example, calibration, runtime.scheme, runtime.channel_multiple, seed, progress, timer_for(runtime, device), labelled
+            task.example,
+            calibration,
+            runtime.scheme,
+            runtime.channel_multiple,
+            seed,
+            progress,
+            timer_for(runtime, device),
+            labelled,
+            train=task.train,
         ),
         validation=Split("validation", task.validation),
         test=Split("test", task.test) if task.test is not None else None,

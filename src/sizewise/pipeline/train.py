@@ -1,8 +1,7 @@
 """Train a candidate that is given as untrained: AdamW under a one-cycle schedule, deterministic under its seed."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from sizewise.errors import PreconditionError, blaming
 from sizewise.evaluate.metrics import primary_output
 from sizewise.protocols import Inputs
 from sizewise.tasks.task import Task, Untrained
+from sizewise.training.layout import channels_last
 
 __all__ = ["train_module", "train_scale"]
 
@@ -70,7 +70,7 @@ def train_module(
         optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.02, fused=True)
         total = recipe.epochs * steps
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=total + 1, cycle_momentum=False)
-        with _channels_last(model, first):
+        with channels_last(model, first):
             for epoch in range(recipe.epochs):
                 model.train()
                 for inputs, target in batches(loader, "train"):
@@ -91,25 +91,6 @@ def _look(loader: Iterable[Any]) -> tuple[Inputs | None, int]:
     for inputs, _ in batches(loader, "train"):
         first, count = first or inputs, count + 1
     return first, count
-
-
-@contextmanager
-def _channels_last(model: nn.Module, inputs: Inputs | None) -> Iterator[None]:
-    """The weights of 2-d convolutions with their channels innermost, which on CPUs trains up to twice as fast, and back.
-
-    Activations follow the weights. A model that cannot run so (it reshapes activations by `view`) stays as it is.
-    """
-    convert = nn.utils.convert_conv2d_weight_memory_format
-    convert(model, torch.channels_last)
-    try:
-        with torch.no_grad():
-            _ = inputs and inputs.call(model.eval())
-    except Exception:  # noqa: BLE001  # if the layout is not to blame, training meets the same error and reports it
-        convert(model, torch.contiguous_format)
-    try:
-        yield
-    finally:
-        convert(model, torch.contiguous_format)
 
 
 def _step(model: nn.Module, inputs: Any, target: Any, loss_of: Callable[[Any, Any], Tensor], optimizer: torch.optim.Optimizer) -> float:

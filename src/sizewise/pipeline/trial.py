@@ -62,6 +62,11 @@ class Bench:
         """The reference as a function of inputs."""
         return module_call(self.reference)
 
+    def judge(self, module: nn.Module) -> float:
+        """How good a module is on the validation split; more is better."""
+        mean = self.quality_of(module_call(module))[0].score.value
+        return mean if self.metric.higher_is_better else -mean
+
     def quality_of(self, call: Call) -> tuple[Quality, Scores]:
         """Score on the validation split, with the paired drop against the reference."""
         scores = score(call, self.validation, self.metric, self.reference_call)
@@ -120,7 +125,8 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candida
         ParityError: the file does not compute what the module computes.
     """
     begin = time.perf_counter()
-    context = replace(bench.context, progress=Within(bench.context.progress, f"{plan.scale}: {plan.label}"))
+    within = Within(bench.context.progress, f"{plan.scale}: {plan.label}")
+    context = replace(bench.context, progress=within, judge=bench.judge)
     module, applied, changes = bench.applier.apply(model, plan, context)
     candidate = Candidate(id=folder.name, plan=plan, status="stopped", changes=tuple(replace(c, record={}) for c in changes))
     found = bench.quality_of(module_call(module))[0] if plan.steps else None
@@ -160,6 +166,7 @@ def _measure(module: nn.Module, artefact: Artefact, runner: Runner, folder: Path
         parity=parity,
         threads=bench.threads,
         batch=bench.batch,
+        executed=bench.runtime.executed(path, example, threads=bench.threads),
     )
     return measured, scores
 

@@ -43,7 +43,7 @@ class Int8Static:
     Args:
         ranges: of activations: "minmax" clips nothing, "percentile" one value in ten thousand at each end, "mse" what makes the squared
             error least; "auto" tries all.
-        rounding: of weights: "nearest"; "auto" also corrects biases where that helps, and rounds 4-bit weights by their effect.
+        rounding: of weights: "nearest"; "auto" also fits them to the float model's outputs, and rounds 4-bit weights by their effect.
         equalize: whether ranges may be evened out between layers.
         weight_bits: 8, or 4, which run in the same kernels and take half the room.
         weight_bytes: the weights of layers may take so many bytes: those whose rounding changes the outputs least get 4 bits.

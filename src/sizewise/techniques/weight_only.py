@@ -3,9 +3,10 @@
 What it does: the weights of linear and recurrent layers, convolutions and embeddings become int8 codes with one scale per output
 channel, 4-bit codes with a scale and a zero point per group of inputs, or 16-bit floats. A weight that several layers share stays one
 tensor. Helps: the file, 2 to 7 times smaller, whatever the layers; linear layers of 4 bits also run faster where a runtime has kernels
-for them. Hurts: nothing at 8 and 16 bits, as a rule; at 4 bits accuracy falls. The other layers are decoded when the file is loaded,
-and run as fast as float ones and in as much memory. Needs: nothing; with calibration inputs, codes of 4 bits make up for each
-other's errors. Cost: seconds; with data one pass over it per half gigabyte of moments, and the cube of a layer's inputs.
+for them. Hurts: accuracy at 4 bits; and memory, since the other layers are decoded when the file is loaded: they run as fast as
+float ones, but loading peaks higher than with a float file (`runtimes/_onnx_coded.py`). Needs: nothing; with
+calibration inputs, codes of 4 bits make up for each other's errors. Cost: seconds; with data one pass over it per half gigabyte of
+moments, and the cube of a layer's inputs.
 
 Source: for scales Nagel et al., A White Paper on Neural Network Quantization, 2021; for codes of 4 bits Frantar et al., OPTQ (GPTQ), ICLR
 2023, and Behdin et al., QuantEase, 2023 (`arith/rounding.py`); without data also Badri and Shaji, HQQ, 2023.
@@ -48,7 +49,7 @@ class WeightOnly:
     Args:
         dtype: "int8", "int4", "float16" or "bfloat16".
         group: inputs that share a scale; of "int4" only. Smaller groups are more exact; a scale and its zero point take 5 bytes
-            (in the file 4.5). Kernels run groups of 128 about a fifth faster than smaller ones. Layers with fewer inputs have
+            (in the file 4.5). At 128 rows kernels ran groups of 128 about a fifth faster. Layers with fewer inputs have
             shorter groups.
         rounding: "nearest"; "hqq" with scales that let few large weights be far off; "compensated", where the codes of linear
             layers and convolutions make up for each other's errors on the calibration inputs; "auto" is compensated for "int4"
@@ -150,14 +151,14 @@ class _Encoder:
         path = self._layer(weight)
         gram = None if path is None else self.grams.get(path)
         if gram is None:
-            # at 8 bits clipping gains a fiftieth of the error for many times the work
+            # at 8 bits clipping gained a fiftieth of the error of a random matrix, for many times the work
             steps = hqq(matrix, grid) if self.method == "hqq" else find_steps(matrix, grid, "mse" if grid.bits < 8 else "absmax")
             return quantize(matrix, steps, grid), steps
         self.compensated += 1
         moments = gram.products
         split = matrix.reshape(len(moments), -1, matrix.shape[1])
         steps = find_steps(split, grid, "mse", moments.diagonal(dim1=1, dim2=2))
-        # on matrices of up to 1536 inputs: 0.43 of the error of rounding to nearest; with beams and refitted scales 0.40 for tens of times the work
+        # random matrices of 384 outputs, 1536 inputs: 0.43 of the error of rounding to nearest; beams and fitted scales: 0.40, far slower
         codes, steps = compensated(split, moments, steps, grid, beams=1, rounds=0)
         return codes.flatten(0, 1), Steps(steps.scale.flatten(0, 1), steps.zero.flatten(0, 1))
 

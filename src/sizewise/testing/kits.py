@@ -44,7 +44,7 @@ def check_technique(name: str, settings: Mapping[str, Any] | None = None, *, mod
         model = model or TinyConv()
         inputs = Inputs((torch.randn(8, 1, 6, 6),)) if example is None else example
     before = copy.deepcopy(model.state_dict())
-    context = Context(inputs, [inputs], NullRuntime.scheme, channel_multiple=4)
+    context = Context(inputs, [inputs], NullRuntime.scheme, channel_multiple=4, train=[inputs])
     plan = Plan(scale="tiny", steps=(Step(technique=name, settings=dict(settings or {})),))
     shrunk, applied, changes = apply_plan(model, plan, context)
     _assert_same_state(before, model.state_dict(), "the original changed")
@@ -89,6 +89,8 @@ def _check_model(runtime: Runtime, folder: Path, model: nn.Module, example: Inpu
         assert gap <= runtime.tolerance(quantized=quantized) * scale, f"differs by {gap} at scale {scale}, batch {batch_size(inputs)}"
     runner.prepare(example)()
     assert runtime.peak_memory(path, example, threads=1) >= 0
+    found = runtime.executed(path, example, threads=1)
+    assert found is None or 0 <= found.share <= 1
     assert runtime.snippet(artefact, [((1,), "float32")] * len(artefact.inputs)).strip()
 
 

@@ -1,0 +1,63 @@
+"""Int8 of a GRU and a WaveNet on spoken digits, beside ONNX Runtime's own quantizers.
+
+    python bench/quantize_speech.py
+
+Every row: accuracy on the 1,000 validation and 300 test clips together, size, latency of one clip. Targets, for both: a file of at
+most 0.3 times the float one's size, at most 0.5 points lost, not slower than float.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from quantization_rows import File, by_ort_dynamic, by_ort_static, lowered, table
+from spoken_digits_task import task
+from torch import nn
+
+import sizewise
+from sizewise.data.batches import batches, split_batch
+from sizewise.pipeline.train import train_scale
+from sizewise.protocols import Inputs
+
+SCALES = ("gru-m", "wavenet-l")  # of the three sizes, the recommended GRU and the task's reference
+WANTED_SIZE, WANTED_DROP, WANTED_TIMES = 0.3, 0.005, 1.0
+
+
+def main() -> int:
+    """Train, quantize, score and time; exit code 1 when ours misses a target."""
+    met = [_scale(scale, train_scale(task, scale, 0)) for scale in SCALES]
+    return int(not all(met))
+
+
+def _scale(scale: str, module: nn.Module) -> bool:
+    print(scale)
+    folder = Path(tempfile.mkdtemp())
+    begin = time.perf_counter()
+    ours = sizewise.quantize_model(module, example_inputs=task.example, calibration=task.calibration)
+    seconds = {"sizewise": time.perf_counter() - begin}
+    files = {"float": lowered(module, task.example, folder / "float.onnx"), "sizewise": lowered(ours, task.example, folder / "ours.onnx")}
+    calibration = [split_batch(batch)[0] for batch in task.calibration or ()]
+    singles = [Inputs((row[None],)) for inputs in calibration for row in inputs.args[0]]
+    files["onnxruntime static"] = by_ort_static(files["float"], singles, folder / "static.onnx")
+    files["onnxruntime dynamic"] = by_ort_dynamic(files["float"], folder / "dynamic.onnx")
+    right = {name: _accuracy(file) for name, file in files.items()}
+    ratio = table(files, {name: f"{100 * value:.2f} %" for name, value in right.items()}, task.example, seconds)
+    share, lost = files["sizewise"].size / files["float"].size, right["float"] - right["sizewise"]
+    slower = ratio("sizewise", "float")
+    met = share <= WANTED_SIZE and lost <= WANTED_DROP and slower.low <= WANTED_TIMES
+    print(f"{'ok  ' if met else 'FAIL'} {share:.3f} of the size, lost {100 * lost:.2f} points, {slower.value:.2f} times the latency\n")
+    return met
+
+
+def _accuracy(file: File) -> float:
+    right = []
+    for loader in (task.validation, task.test):
+        for inputs, target in batches(loader or (), "clips"):
+            right.append((file.runner(inputs)[0].argmax(1) == target).float())
+    return float(torch.cat(right).mean())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""`sizewise quantize`: one scale of a task in fewer bits, to one measured file beside the float model's."""
+
+from typing import Annotated, Any
+
+import typer
+
+from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Resume, RuntimeName, Seed, Task, print_result
+from sizewise.cli.prune import Scale
+
+__all__ = ["command"]
+
+Dtype = Annotated[str, typer.Option(help="int8, int4 (weights), mixed (8 and 4 bits, as --size asks), float16 or bfloat16.")]
+Scheme = Annotated[
+    str,
+    typer.Option(help="static (integers throughout, needs calibration data), dynamic (linear layers), weight_only, or auto."),
+]
+Group = Annotated[int | None, typer.Option(help="Inputs that share a scale, of weight_only int4: 16 to 256, 64 by default.")]
+Size = Annotated[str | None, typer.Option(help="Of mixed: the weights of layers may take so much, such as 200kB.")]
+MaxDrop = Annotated[
+    str | None, typer.Option(help="Of static: layers stay float until the metric on validation data drops by no more, such as 0.5%.")
+]
+Skip = Annotated[list[str] | None, typer.Option(help="Path of a module that stays float, such as head; may be repeated.")]
+
+
+def command(
+    task: Task,
+    out: Out,
+    dtype: Dtype = "int8",
+    scheme: Scheme = "auto",
+    scale: Scale = None,
+    group: Group = None,
+    size: Size = None,
+    max_drop: MaxDrop = None,
+    skip: Skip = None,
+    runtime: RuntimeName = "onnxruntime",
+    resume: Resume = False,
+    seed: Seed = 0,
+    json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001  # read by cli.main, which prints errors
+) -> None:
+    """Give a model fewer bits, without training, and measure what comes out beside the float file."""
+    from sizewise.cli.names import check_folder, check_runtime
+    from sizewise.pipeline.progress import shown
+
+    check_runtime(runtime)
+    check_folder(out, resume=resume)
+    settings = {"group": group, "size": size, "max_drop": max_drop, "skip": skip or ()}
+    with shown(not quiet) as progress:
+        progress.note(f"sizewise: loading the task {task}")
+        options = {"runtime": runtime, "out": out, "resume": resume, "seed": seed, "progress": progress}
+        result = _quantize(task, scale, dtype, scheme, settings, options)
+    print_result(result, as_json=json)
+
+
+def _quantize(task: str, scale: str | None, dtype: str, scheme: str, settings: dict[str, Any], options: dict[str, Any]) -> Any:
+    from sizewise.pipeline.one_plan import pick_scale, run_plan
+    from sizewise.pipeline.quantize import quantization_step, scheme_for
+    from sizewise.tasks.loading import load_task
+
+    loaded = load_task(task)
+    chosen = pick_scale(loaded, scale)
+    known = scheme_for(loaded, chosen, dtype, scheme, options["runtime"], options["seed"])
+    return run_plan(loaded, [quantization_step(dtype, known, **settings)], scale=chosen, **options)

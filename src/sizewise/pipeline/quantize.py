@@ -1,0 +1,212 @@
+"""The front door of quantization: a module in, a module of fewer bits out."""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sizewise.data.batches import check_loader
+from sizewise.errors import UnknownName, UsageError
+from sizewise.evaluate.metrics import Metric, find_metric
+from sizewise.evaluate.scoring import Split, module_call, score
+from sizewise.graph.trace import eval_copy
+from sizewise.pipeline.apply import make_technique
+from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.front import make_context, run_shown
+from sizewise.profile.static import static_cost
+from sizewise.protocols import Context, Progress, Runtime
+from sizewise.tasks.task import Task
+from sizewise.types import Cost, Step
+from sizewise.units import parse_bytes, parse_points
+
+__all__ = ["DTYPES", "SCHEMES", "pick_scheme", "quantization_step", "quantize_model", "scheme_by_work", "scheme_for"]
+
+Scheme = Literal["auto", "static", "dynamic", "weight_only"]
+SCHEMES = get_args(Scheme)
+_CONVOLUTIONS = ("conv", "conv1d", "pointwise", "depthwise")
+DTYPES = ("int8", "int4", "mixed", "float16", "bfloat16")
+
+
+def quantize_model(
+    model: nn.Module,
+    dtype: torch.dtype | str = torch.int8,
+    *,
+    example_inputs: Any = None,
+    calibration: Iterable[Any] | None = None,
+    scheme: Scheme = "auto",
+    runtime: str | Runtime = "onnxruntime",
+    group: int | None = None,
+    size: str | int | None = None,
+    max_drop: str | float | None = None,
+    validation: Iterable[Any] | None = None,
+    metric: str | Metric | Callable[..., Tensor] = "accuracy",
+    skip: Collection[str] = (),
+    seed: int = 0,
+    progress: bool | Progress = False,
+) -> nn.Module:
+    """Give a model's weights, and where it helps its activations, fewer bits, without training.
+
+    "static" makes convolutions and linear layers integers from input to output, with ranges from calibration data: for
+    convolutional nets. "dynamic" makes linear layers integers and takes the range of their inputs at every call: for transformers; it
+    needs no data. "weight_only" stores weights in fewer bits and computes in float: for any model, without data. "auto" takes static
+    with calibration data where convolutions do most of the work, dynamic where linear layers do, and weight_only otherwise; recurrent
+    layers and embeddings get int8 weights in all of them.
+
+    Args:
+        model: any float module that torch can export; left as it is.
+        dtype: `torch.int8`, `torch.float16`, `torch.bfloat16`, "int4", or "mixed": 8 and 4 bits, as `size` asks.
+        example_inputs: one tensor, a tuple of positional inputs, or a dict of keyword inputs; the first calibration batch by default.
+        calibration: a loader of inputs, as a task's; 128 to 512 examples suffice, targets are ignored.
+        scheme: see above.
+        runtime: where the model will run.
+        group: inputs that share a scale; of weight_only "int4" alone, 64 by default.
+        size: of "mixed": the weights of layers may take so many bytes, such as "200 kB".
+        max_drop: of static: layers that change the outputs most stay float until the metric on validation data drops by no more, such
+            as "0.5 %".
+        validation: a loader of batches with targets, for `max_drop`.
+        metric: for `max_drop`, as for `sizewise.Task`.
+        skip: module paths that stay float, with all that they hold.
+        seed: of everything random.
+        progress: whether to show on stderr what is being done, or where to report it.
+
+    Returns:
+        The quantized module, in inference mode: an exported graph that computes what the file will. `sizewise.export_model` writes
+        that file. Its attribute `quantization` says what was touched, what stayed float and why (`sizewise.types.Change`).
+
+    Raises:
+        UsageError: settings that cannot be meant together.
+        UnknownName: no such dtype, scheme, metric or module to skip.
+        PreconditionError: the model or the data cannot be used, or a limit cannot be kept.
+        UnsupportedModel: torch cannot export the model, or nothing in it gains.
+    """
+    if (max_drop is None) != (validation is None):
+        raise UsageError("max_drop and validation go together", where="quantize_model", wanted="both or neither")
+    kind = _dtype(dtype)
+    context = make_context(model, example_inputs, calibration, runtime, seed)
+    chosen = pick_scheme(model, kind, context) if scheme == "auto" else scheme
+    step = quantization_step(kind, chosen, group=group, size=size, max_drop=max_drop, skip=skip)
+    if validation is not None:
+        context = replace(context, judge=_judge(model, validation, metric))
+    quantized, change = run_shown(make_technique(step.technique, step.settings), model, context, progress, "quantizing")
+    quantized.quantization = change  # type: ignore[assignment]
+    return quantized
+
+
+def quantization_step(
+    dtype: torch.dtype | str,
+    scheme: str,
+    *,
+    group: int | None = None,
+    size: str | int | None = None,
+    max_drop: str | float | None = None,
+    skip: Collection[str] = (),
+) -> Step:
+    """The step of a plan that quantizes, with the settings that were asked for and no others.
+
+    Args:
+        dtype: as for `quantize_model`.
+        scheme: "static", "dynamic" or "weight_only".
+        group, size, max_drop, skip: as for `quantize_model`.
+
+    Raises:
+        UsageError: settings that cannot be meant together.
+        UnknownName: no such dtype or scheme.
+    """
+    kind = _dtype(dtype)
+    if scheme not in SCHEMES[1:]:
+        raise UnknownName("scheme", scheme, SCHEMES)
+    _check(kind, scheme, group, size, max_drop)
+    settings: dict[str, Any] = {}
+    if scheme == "weight_only":
+        settings["dtype"] = kind
+    elif scheme == "static" and kind == "int4":
+        settings["weight_bits"] = 4
+    given = {
+        "group": group,
+        "weight_bytes": None if size is None else int(parse_bytes(size, "size")),
+        "max_drop": None if max_drop is None else parse_points(max_drop, "max_drop"),
+        "skip": list(skip) or None,
+    }
+    settings |= {name: value for name, value in given.items() if value is not None}
+    technique = {"static": "int8_static", "dynamic": "int8_dynamic", "weight_only": "weight_only"}[scheme]
+    return Step(technique=technique, settings=settings)
+
+
+def pick_scheme(model: nn.Module, dtype: str, context: Context) -> str:
+    """The scheme that "auto" means for a model: by what does most of its work, and whether there are data.
+
+    Args:
+        model: float.
+        dtype: a name of `DTYPES`.
+        context: with the example, and calibration data where there are any.
+    """
+    if dtype == "mixed":
+        return "static"
+    if dtype != "int8" or context.scheme is None:
+        return "weight_only"
+    return scheme_by_work(static_cost(eval_copy(model), context.example), data=context.calibration is not None)
+
+
+def scheme_by_work(cost: Cost, *, data: bool) -> str:
+    """The int8 scheme that suits what a model computes, on a runtime with integer kernels.
+
+    Args:
+        cost: of the model.
+        data: whether there are calibration data.
+    """
+    of = {family: sum(layer.macs for layer in cost.layers if layer.family == family) for family in (*_CONVOLUTIONS, "matmul")}
+    convolutions = sum(of[family] for family in _CONVOLUTIONS)
+    if convolutions >= of["matmul"]:
+        return "static" if convolutions and data else "weight_only"
+    return "dynamic"
+
+
+def _dtype(dtype: torch.dtype | str) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UnknownName("dtype", name, DTYPES)
+    return name
+
+
+def _check(dtype: str, scheme: str, group: int | None, size: object, max_drop: object) -> None:
+    """Refuse settings that mean nothing together.
+
+    Raises:
+        UsageError: says which.
+    """
+    wants = {"dynamic": ("int8",), "static": ("int8", "int4", "mixed"), "weight_only": ("int8", "int4", "float16", "bfloat16")}[scheme]
+    if dtype not in wants:
+        raise UsageError(f"{scheme} quantization has no {dtype}", where="dtype", got=dtype, wanted=" or ".join(wants))
+    if group is not None and (scheme, dtype) != ("weight_only", "int4"):
+        raise UsageError("groups are of weight_only int4", where="group", got=f"{group} with {scheme} {dtype}", hint="leave it out")
+    if (size is None) == (dtype == "mixed"):
+        raise UsageError(
+            "size says how many weights of mixed get 4 bits", where="size", got=f"{size} with {dtype}", wanted="both or neither"
+        )
+    if max_drop is not None and scheme != "static":
+        raise UsageError("max_drop lets layers of static quantization stay float", where="max_drop", got=f"{max_drop} with {scheme}")
+
+
+def _judge(model: nn.Module, validation: Iterable[Any], metric: str | Metric | Callable[..., Tensor]) -> Callable[[nn.Module], float]:
+    check_loader(validation, "validation")
+    return partial(_quality, eval_copy(model), find_metric(metric), Split("validation", validation))
+
+
+def _quality(reference: nn.Module, metric: Metric, split: Split, module: nn.Module) -> float:
+    mean = float(score(module_call(module), split, metric, module_call(reference)).mean())
+    return mean if metric.higher_is_better else -mean
+
+
+def scheme_for(task: Task, scale: str, dtype: str, scheme: str, runtime: str | Runtime, seed: int) -> str:
+    """The scheme that "auto" means for one scale of a task; any other is itself.
+
+    Raises:
+        UnknownName: no such dtype.
+    """
+    if scheme != "auto":
+        return scheme
+    context = Context(task.example, task.calibration, find_runtime(runtime).scheme)
+    return pick_scheme(task.build(scale, seed), _dtype(dtype), context)

@@ -1,0 +1,1 @@
+"""What all training shares: layout, what stays zero, distillation from a teacher, checkpoints, devices."""
