@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sizewise.pipeline.prune import prune_model
     from sizewise.pipeline.quantize import quantize_model
     from sizewise.pipeline.recover import recover
+    from sizewise.pipeline.saving import load_model, save_model
     from sizewise.pipeline.select import select_scale
     from sizewise.pipeline.survey import survey
     from sizewise.protocols import Inputs
@@ -56,11 +57,13 @@ _HOME = {
     "export_model": "pipeline.export",
     "fit": "pipeline.fit",
     "load": "pipeline.bundle",
+    "load_model": "pipeline.saving",
     "load_scenario": "select.scenario",
     "profile_model": "pipeline.profile",
     "prune_model": "pipeline.prune",
     "quantize_model": "pipeline.quantize",
     "recover": "pipeline.recover",
+    "save_model": "pipeline.saving",
     "select_scale": "pipeline.select",
     "survey": "pipeline.survey",
     "untrained": "tasks.task",
@@ -88,11 +91,13 @@ __all__ = [
     "export_model",
     "fit",
     "load",
+    "load_model",
     "load_scenario",
     "profile_model",
     "prune_model",
     "quantize_model",
     "recover",
+    "save_model",
     "select_scale",
     "survey",
     "untrained",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
@@ -9,7 +10,9 @@ from torch import nn
 from sizewise.arith.sparsity import parse_pattern
 from sizewise.errors import UnknownName, UsageError
 from sizewise.pipeline.apply import make_technique
+from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.front import make_context, restore_gradients, run_shown
+from sizewise.pipeline.saving import remember
 from sizewise.protocols import Progress, Runtime
 from sizewise.types import Step
 
@@ -78,7 +81,10 @@ def prune_model(
     context = make_context(model, example_inputs, calibration, runtime, seed, timed=target == "latency", needs_example=False)
     pruned, change = run_shown(technique, model, context, progress, "pruning")
     restore_gradients(model, pruned)
+    done = replace(step, record=change.record)
+    remember(pruned, model, done, context, find_runtime(runtime).name)
     if in_place:
+        remember(model, model, done, context, find_runtime(runtime).name)
         _transplant(pruned, model)
         pruned = model
     pruned.pruning = change  # type: ignore[assignment]

@@ -16,6 +16,7 @@ from sizewise.graph.trace import eval_copy
 from sizewise.pipeline.apply import make_technique
 from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.front import make_context, run_shown
+from sizewise.pipeline.saving import remember
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Progress, Runtime
 from sizewise.tasks.task import Task
@@ -74,7 +75,8 @@ def quantize_model(
 
     Returns:
         The quantized module, in inference mode: an exported graph that computes what the file will. `sizewise.export_model` writes
-        that file. Its attribute `quantization` says what was touched, what stayed float and why (`sizewise.types.Change`).
+        that file, `sizewise.save_model` saves the module. Its attribute `quantization` says what was touched, what stayed float
+        and why (`sizewise.types.Change`).
 
     Raises:
         UsageError: settings that cannot be meant together.
@@ -91,6 +93,7 @@ def quantize_model(
     if validation is not None:
         context = replace(context, judge=_judge(model, validation, metric))
     quantized, change = run_shown(make_technique(step.technique, step.settings), model, context, progress, "quantizing")
+    remember(quantized, model, replace(step, record=change.record), context, find_runtime(runtime).name)
     quantized.quantization = change  # type: ignore[assignment]
     return quantized
 
