@@ -4,7 +4,6 @@ Every fourth batch of the calibration data is held back. Ranges, scales and fitt
 to get them, and between layers, is made by the outputs of the simulated graph on what was held back.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,7 @@ from sizewise.data.outputs import OutputChange
 from sizewise.errors import PreconditionError
 from sizewise.graph.equalization import equalize, links
 from sizewise.graph.observers import mode
-from sizewise.graph.prepared import Prepared, prepare
+from sizewise.graph.prepared import Prepared, copied, prepare
 from sizewise.graph.round_layers import round_layers, weight_sizes
 from sizewise.protocols import Context, Inputs
 from sizewise.types import Scheme, Skip
@@ -123,13 +122,13 @@ class Calibration:
         found = []
         for method in wish.methods:
             prepared.set_ranges(method)
-            own = replace(prepared, graph=copy.deepcopy(prepared.graph))
+            own = replace(prepared, graph=copied(prepared.graph))
             found.append(Tried(own, self.error(own), wish, method, even))
         return found
 
     def _fitted(self, tried: Tried) -> Tried:
         """With weights fitted and rounded."""
-        prepared = replace(tried.prepared, graph=copy.deepcopy(tried.prepared.graph))
+        prepared = replace(tried.prepared, graph=copied(tried.prepared.graph))
         round_layers(prepared.graph, list(first_batches(self.fitting, self.held)), self.context.seed, self.context.progress)
         return replace(tried, prepared=prepared, error=self.error(prepared), fitted=True)
 
@@ -219,7 +218,7 @@ def _sensed(calibration: Calibration) -> OutputChange:
 
 def _equalized(graph: GraphModule) -> GraphModule | None:
     """A copy with ranges evened out between layers; None where no two layers allow it."""
-    twin = copy.deepcopy(graph)
+    twin = copied(graph)
     found = [link for link in links(twin) if not link.normalized]
     equalize(twin, found)
     return twin if found else None

@@ -18,7 +18,7 @@ from sizewise.graph.trace import Traced, quiet
 from sizewise.protocols import Inputs
 from sizewise.types import Scheme, Skip
 
-__all__ = ["Prepared", "convert", "folded", "prepare"]
+__all__ = ["Prepared", "convert", "copied", "folded", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ class Prepared:
             if isinstance(module, ActivationObserver):
                 held[node.all_input_nodes[0].name] = module
         return held
+
+
+def copied(graph: Any) -> Any:
+    """A deep copy; torch warns about its own code while it makes one of a graph."""
+    with quiet():
+        return copy.deepcopy(graph)
 
 
 def folded(traced: Traced) -> GraphModule:

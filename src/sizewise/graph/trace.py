@@ -68,7 +68,8 @@ def eval_copy(model: nn.Module) -> nn.Module:
         UnsupportedModel: the model cannot be copied.
     """
     try:
-        twin = copy.deepcopy(model)
+        with quiet():
+            twin = copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:  # of weights computed once and kept, and of what cannot be pickled
         raise UnsupportedModel(
             "this model cannot be copied",
