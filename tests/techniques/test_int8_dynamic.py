@@ -1,5 +1,6 @@
 """Dynamic int8 beyond the conformance kit: which layers compute in integers, how exactly, what stays float, bad input."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel
 from sizewise.pipeline.apply import apply_plan, rebuild_plan
 from sizewise.pipeline.weights import load_state, save_state
 from sizewise.protocols import Context, Inputs
+from sizewise.techniques.int8_dynamic import Int8Dynamic
 from sizewise.testing import NullRuntime, check_technique
 from sizewise.types import Change, Plan, Scheme, Step, from_json, to_json
 from sizewise.zoo.bert import BertClassifier, BertEncoder
@@ -159,3 +161,32 @@ def test_quantizing_twice_is_refused() -> None:
         apply_plan(nn.Linear(64, 64), twice, Context(inputs, None, NullRuntime.scheme))
     with pytest.raises(PreconditionError, match="graph already"):
         quantize(quantize(nn.Linear(64, 64), inputs)[0], inputs)
+
+
+class PreNorm(nn.Module):
+    """A block whose normalization gives one channel far larger values than the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
+        with torch.no_grad():
+            self.norm.weight[5] = 200
+            self.up.weight[:, 5] /= 200
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = x + self.down(torch.relu(self.up(self.norm(x))))
+        return found
+
+
+def test_calibration_data_smooth_what_is_spread_out() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = PreNorm().eval(), torch.randn(8, 10, 32)
+    context = Context(Inputs((x[:1],)), None, NullRuntime.scheme)
+    errors = []
+    for data in (None, [Inputs((x,))]):
+        graph, change = Int8Dynamic().apply(model, replace(context, calibration=data))
+        with torch.no_grad():
+            errors.append(float((graph(x) - model(x)).square().mean()))
+    assert any("smoothed behind 1 normalizations" in note for note in change.notes)
+    assert errors[1] < errors[0] / 10

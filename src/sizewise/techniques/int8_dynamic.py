@@ -4,7 +4,8 @@ What it does: weights become int8 codes with one scale per output channel; the i
 of weights) becomes uint8 with one scale and zero point for the whole tensor, from its least and largest value in that call. Helps:
 transformers on runtimes with integer kernels: a BERT of six layers ran 2.3 times as fast, from a file almost 4 times smaller. Hurts: inputs
 with rare large values, since their range is not clipped; and models of microseconds. Convolutions, recurrent layers and embeddings
-compute in float. An example's outputs depend a little on the others in its batch. Needs: nothing. Cost: seconds.
+compute in float. An example's outputs depend a little on the others in its batch. Needs: nothing; with
+calibration inputs, spread is moved from normalized inputs into weights where that helps (SmoothQuant). Cost: seconds.
 
 Source: ONNX's DynamicQuantizeLinear, opset 11; the scheme is that of Zafrir et al., Q8BERT, 2019, without training. Deviations:
 inputs are asymmetric, and weights have a scale per output channel.
@@ -17,6 +18,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from sizewise.arith.grids import Grid, Steps, find_steps, quantize
+from sizewise.data.batches import first_batches
+from sizewise.data.smoothing import smoothed
 from sizewise.errors import PreconditionError, UnsupportedModel
 from sizewise.graph.coded import Coding, Weight, check_model, choose, encode_weights, find_weights, sizes
 from sizewise.graph.trace import trace
@@ -25,6 +28,8 @@ from sizewise.types import Change
 from sizewise.units import format_bytes
 
 __all__ = ["TECHNIQUE", "Int8Dynamic"]
+
+SMOOTHED = 64  # calibration examples that smoothing is tried on
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,13 @@ class Int8Dynamic:
             why = "; ".join(f"{skip.what}: {skip.reason}" for skip in (*left, *others)[:3])
             raise UnsupportedModel("no linear layer gains", where="int8_dynamic", got=why or None, hint="take int8_static or weight_only")
         before, after = sizes(weights, codings)
-        encode_weights(graph, codings, _encode)
+        batches = list(first_batches(context.calibration or (), SMOOTHED))
+        graph, note = smoothed(graph, batches, lambda own: encode_weights(own, codings, _encode))
         notes = [
             f"{format_bytes(after)} of weights, {format_bytes(before)} before",
             f"weights of linear layers, which compute in integers: {len(integer)}; others, decoded to float: {len(chosen) - len(integer)}",
         ]
+        notes += [note] if note is not None else []
         record = {"weights": {name: asdict(coding) for name, coding in codings.items()}}
         touched = tuple(dict.fromkeys(weight.label for weight in chosen))
         return graph, Change(touched=touched, skipped=(*left, *others), notes=tuple(notes), record=record)
