@@ -24,7 +24,7 @@ from sizewise.profile.static import static_cost
 from sizewise.protocols import Inputs
 
 EXAMPLE = Inputs((torch.zeros(1, 3, 32, 32),))
-WANTED, BATCH, CALIBRATION, SHIFT = 0.885, 128, 1024, 4
+WANTED, BATCH, CALIBRATION, SHIFT = 0.885, 32, 1024, 4
 
 
 class Pictures:

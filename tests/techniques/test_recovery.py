@@ -48,7 +48,7 @@ def test_a_pruned_model_comes_nearer_to_the_plans_source_and_is_quantized_after(
     recovered, applied, changes = applier.apply(model, plan(CUT, RECOVER), CONTEXT)
     integers, _, _ = applier.apply(model, plan(CUT, RECOVER, INT8), CONTEXT)
     errors = [float((outputs(module) - want).square().mean()) for module in (pruned, recovered, integers)]
-    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 0.7 * errors[0]
     assert errors[2] < errors[0]
     assert changes[1].record["steps"] == 30
     assert changes[1].touched

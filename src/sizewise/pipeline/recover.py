@@ -69,8 +69,9 @@ def recover(
         metric: that says which is best, as for `sizewise.Task`; by default the distance to the teacher's outputs.
         lr: peak learning rate of Adam; "auto" is 0.001, and 0.0002 for models without batch normalization.
         temperature: that softens class scores.
-        features: weight of what blocks pass on, beside the outputs; 0 leaves it out.
-        labels: weight of the loss on targets, where there are any.
+        features: weight of what blocks pass on, beside the outputs; 0 leaves it out. It is large: every block then knows by itself
+            what it lacks, and in a short training that brings the outputs nearer to the teacher's than asking for them.
+        labels: weight of the loss on targets, where there are any; 1 where a loss is given.
         loss: of outputs and targets, a scalar; cross entropy by default, where targets are class labels. It counts by `labels`.
         patience: stop after so many checks in a row without a better state; by default the training goes on to its end, since
             the rate falls to the last and so what was worse in between is often best then.

@@ -1,6 +1,6 @@
 """Exported ONNX graphs made smaller without changing what they compute."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,8 @@ def drop_defaults(graph: Any) -> None:
     for node in graph.node:
         if node.op_type in _QUANTIZING:
             _plain_steps(known, node)
+        if node.op_type == "Conv":
+            _keep(node, lambda a: a.name not in ("auto_pad", "group", "strides", "dilations", "pads", "kernel_shape") or not _plain(a))
         for place in _STATES.get(node.op_type, ()):
             if len(node.input) > place and node.input[place] and _zero(known, node.input[place]):
                 node.input[place] = ""
@@ -138,14 +140,26 @@ def drop_defaults(graph: Any) -> None:
 def _plain_steps(known: _Graph, node: Any) -> None:
     scale = known.value(node.input[1])
     if scale is not None and scale.ndim == 0:
-        kept = [a for a in node.attribute if a.name != "axis"]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        _keep(node, lambda a: a.name != "axis")
     if node.op_type == "DequantizeLinear" and len(node.input) > 2:
         zero = known.value(node.input[2])
         plain = all(reader.op_type == "Conv" for reader in known.readers.get(node.output[0], []))  # integer products want it written out
         if plain and node.input[0] in known.constants and zero is not None and zero.dtype == np.int8 and not zero.any():
             del node.input[2]
+
+
+def _plain(attribute: Any) -> bool:
+    """Whether an attribute of a convolution says what would be so without it; its weight tells the kernel's shape."""
+    if attribute.name == "kernel_shape":
+        return True
+    value = {"auto_pad": attribute.s, "group": attribute.i}.get(attribute.name, list(attribute.ints))
+    return value in (b"NOTSET", 1) or (isinstance(value, list) and set(value) <= {0 if attribute.name == "pads" else 1})
+
+
+def _keep(node: Any, wanted: Callable[[Any], bool]) -> None:
+    kept = [attribute for attribute in node.attribute if wanted(attribute)]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _zero(known: _Graph, name: str) -> bool:

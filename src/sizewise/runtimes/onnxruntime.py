@@ -1,6 +1,8 @@
 """ONNX Runtime on the CPU: the default. One `.onnx` file; int8 as QDQ pairs that the runtime fuses to integer kernels."""
 
+import itertools
 import json
+import string
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ __all__ = ["RUNTIME", "OnnxRunner", "OnnxRuntime"]
 
 _LARGEST = 2_000_000_000  # one protobuf message holds at most 2 GiB
 PROFILE_S = 0.5
+_LETTERS = string.ascii_letters
 _SHORTEST_S = 5e-7  # of a kernel: below what the profiler's clock can tell
 
 
@@ -263,11 +266,22 @@ def _strip(graph: Any) -> None:
     del graph.value_info[:]
 
 
+def _name(index: int) -> str:
+    """A name of its own for every index, of as few letters and digits as it takes; the first is a letter."""
+    name = _LETTERS[index % len(_LETTERS)]
+    index //= len(_LETTERS)
+    while index:
+        index, digit = divmod(index - 1, len(_LETTERS) + 10)
+        name += (_LETTERS + string.digits)[digit]
+    return name
+
+
 def _shorten_names(graph: Any) -> None:
     """Short names for all but the inputs, "output" or "output_0", … for the outputs: half of a small int8 file is names."""
     fixed = {item.name for item in graph.input}
     made = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
-    short = {name: f"_{index:x}" for index, name in enumerate(dict.fromkeys(made)) if name and name not in fixed}
+    names = (name for name in map(_name, itertools.count()) if name not in fixed and not name.startswith("output"))
+    short = {name: next(names) for name in dict.fromkeys(made) if name and name not in fixed}
     outputs = [o for o in graph.output if o.name in short]
     for index, output in enumerate(outputs):
         short[output.name] = "output" if len(outputs) == 1 else f"output_{index}"

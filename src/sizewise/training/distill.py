@@ -23,6 +23,7 @@ from sizewise.training.looks import Judge, Looks
 from sizewise.training.modes import on_device, set_modes, trainable
 from sizewise.training.objective import Objective, Weights, matched_paths
 from sizewise.training.place import Place, Precision
+from sizewise.training.renormalize import renormalized
 from sizewise.training.schedule import Length, learning_rate
 from sizewise.training.stream import Stream
 from sizewise.training.zeros import Zeros
@@ -37,7 +38,7 @@ WINDOW = 10  # steps that a loss before and after is averaged over
 SAMPLE = 512  # examples for normalization statistics
 CLIP = 5.0  # gradients are no longer than this
 NORMALIZED_LR, OTHER_LR = 1e-3, 2e-4
-TEMPERATURE, FEATURES, LABELS = 4.0, 1.0, 0.0
+TEMPERATURE, FEATURES, LABELS = 4.0, 100.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,9 @@ def distill(
 ) -> Outcome:
     """Train `student` itself.
 
-    Adam under a short linear rise and a cosine; the student runs as in inference (`set_modes`), after its normalization statistics
-    were re-estimated, if that brings its outputs nearer to the teacher's. Zeros of pruned weights stay zero, and what modules share
-    stays shared. With a judge, the best of the states at every quarter and of the start is kept.
+    Adam under a short linear rise and a cosine; the student runs as in inference (`set_modes`, `renormalized`), after its
+    normalization statistics were re-estimated, if that brings its outputs nearer to the teacher's. Zeros of pruned weights stay
+    zero, and what modules share stays shared. With a judge, the best of the states at every quarter and of the start is kept.
 
     Args:
         student: changed in place; of no use when this raises.
@@ -228,8 +229,9 @@ class _Run:
         self.progress.start(CHECKS)
         if not self._resumed(book):
             self._prepare()
-        while not self.outcome.done:
-            self._pass(book)
+        with renormalized(self.student):
+            while not self.outcome.done:
+                self._pass(book)
         if self.looks and self.looks.kept:
             self.looks.restore(self.student)
 

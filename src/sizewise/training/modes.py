@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.rnn import RNNBase
 
 from sizewise.errors import PreconditionError
@@ -49,11 +50,10 @@ def trainable(model: nn.Module) -> Iterator[None]:
 def set_modes(model: nn.Module) -> None:
     """As in inference, so that outputs are those that the teacher has: no dropout, no outputs that only training knows.
 
-    Normalizations keep their statistics, and their scales and shifts train. A pruned model was fitted to its teacher with these
-    statistics; those of batches throw it back at the first step, and on ResNet-56 a third of an epoch ended half a point lower
-    with them. Recurrent layers without dropout are in training mode, since GPUs compute their gradients in no other.
+    Those batch normalizations are in training mode that `renormalized` has in hand, the others keep their statistics. Recurrent layers
+    without dropout are too, since GPUs compute their gradients in no other.
     """
     model.eval()
     for module in model.modules():
-        if isinstance(module, RNNBase) and not module.dropout:
+        if (isinstance(module, RNNBase) and not module.dropout) or (isinstance(module, _BatchNorm) and "forward" in vars(module)):
             module.train()

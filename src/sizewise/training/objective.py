@@ -119,7 +119,8 @@ class Objective:
     def _features_loss(self, like: Tensor) -> Tensor:
         pairs = [pair for path in self.paths for pair in zip(self._mine.get(path, ()), self._theirs.get(path, ()), strict=False)]
         errors = [_feature_error(mine.float(), theirs.float()) for mine, theirs in pairs if _comparable(mine, theirs)]
-        return torch.stack(errors).mean() if errors else torch.zeros_like(like)
+        # the logarithm damps what is hopelessly far, and is the error itself where that is small
+        return torch.stack(errors).log1p().mean() if errors else torch.zeros_like(like)
 
     def _target_loss(self, got: Any, target: Any) -> Tensor:
         if self.weights.loss is not None:
