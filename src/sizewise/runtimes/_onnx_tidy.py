@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sizewise.runtimes._onnxruntime_layers import with_inner
 
-__all__ = ["drop_defaults", "drop_unused", "fold_pads", "join_repeated", "share_constants"]
+__all__ = ["drop_defaults", "drop_unused", "fold_pads", "join_repeated"]
 
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _MOVING = ("Expand", "Slice", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Gather")  # what comes out of zeros is zeros
@@ -179,23 +179,6 @@ def _drop_dead(graph: Any) -> None:
             graph.node.remove(node)
         if not dead:
             return
-
-
-def share_constants(graph: Any) -> None:
-    """Keep one of several constants that are the same, such as zero points."""
-    first: dict[tuple[Any, ...], str] = {}
-    same: dict[str, str] = {}
-    outputs = {output.name for output in graph.output}
-    for tensor in graph.initializer:
-        key = (tensor.data_type, tuple(tensor.dims), tensor.raw_data) if tensor.raw_data else (tensor.name,)
-        kept = first.setdefault(key, tensor.name)
-        if kept != tensor.name and tensor.name not in outputs:
-            same[tensor.name] = kept
-    for part in with_inner(graph):
-        for node in part.node:
-            for place, name in enumerate(node.input):
-                node.input[place] = same.get(name, name)
-    drop_unused(graph)
 
 
 def drop_unused(graph: Any) -> None:

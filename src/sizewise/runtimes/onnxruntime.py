@@ -25,7 +25,7 @@ from sizewise.protocols import Inputs
 from sizewise.runtimes._onnx_coded import expand, translations
 from sizewise.runtimes._onnx_registry import kept_registry
 from sizewise.runtimes._onnx_static import integer_biases, pack_narrow
-from sizewise.runtimes._onnx_tidy import drop_defaults, fold_pads, join_repeated, share_constants
+from sizewise.runtimes._onnx_tidy import drop_defaults, fold_pads, join_repeated
 from sizewise.runtimes._onnxruntime_integers import executed
 from sizewise.runtimes._onnxruntime_kernels import IDLE, file_of, parts
 from sizewise.runtimes._onnxruntime_layers import layer_seconds, name_by_module, rename, with_inner
@@ -249,7 +249,6 @@ def _simplify(proto: Any, named: bool) -> None:
     integer_biases(graph)
     drop_defaults(graph)
     pack_narrow(graph)
-    share_constants(graph)
     proto.doc_string = ""
     del proto.metadata_props[:]
     for part in with_inner(graph):
