@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -280,8 +281,10 @@ def _shorten_names(graph: Any) -> None:
     """Short names for all but the inputs, "output" or "output_0", … for the outputs: half of a small int8 file is names."""
     fixed = {item.name for item in graph.input}
     made = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
+    read = Counter(name for part in with_inner(graph) for node in part.node for name in node.input)
     names = (name for name in map(_name, itertools.count()) if name not in fixed and not name.startswith("output"))
-    short = {name: next(names) for name in dict.fromkeys(made) if name and name not in fixed}
+    often = sorted((name for name in dict.fromkeys(made) if name and name not in fixed), key=lambda name: -read[name])
+    short = {name: next(names) for name in often}
     outputs = [o for o in graph.output if o.name in short]
     for index, output in enumerate(outputs):
         short[output.name] = "output" if len(outputs) == 1 else f"output_{index}"
