@@ -167,7 +167,7 @@ def test_progress_is_shown_on_stderr_only_when_asked_for(model: nn.Module, capfd
     sizewise.prune_model(model, 0.5)
     assert capfd.readouterr() == ("", "")
     sizewise.prune_model(model, 0.5, progress=True)
-    assert "[1/1] pruned: " in capfd.readouterr().err
+    assert "[1/1] pruning done: " in capfd.readouterr().err
 
 
 def test_a_step_holds_what_was_asked_for_and_nothing_else() -> None:

@@ -72,7 +72,7 @@ def test_pruning_by_latency(monkeypatch: pytest.MonkeyPatch) -> None:
         def beside(self, model, example):  # type: ignore[no-untyped-def]
             return lambda other: _products(other) / _products(model)
 
-    monkeypatch.setattr("sizewise.pipeline.prune.timer_for", lambda runtime, device: Steady(runtime, device))
+    monkeypatch.setattr("sizewise.pipeline.front.timer_for", lambda runtime, device: Steady(runtime, device))
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Conv2d(a, b, 1) for a, b in ((3, 64), (64, 64), (64, 64), (64, 4))))
     x = torch.randn(16, 3, 4, 4)

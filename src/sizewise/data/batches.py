@@ -64,7 +64,7 @@ def split_batch(batch: Any, where: str = "batch") -> tuple[Inputs, Any]:
         UsageError: a form that is not accepted; says which are.
     """
     if isinstance(batch, Tensor | Inputs):
-        return as_inputs(batch, where), None
+        return batch if isinstance(batch, Inputs) else Inputs((batch,)), None
     if isinstance(batch, Mapping):
         inputs = {key: value for key, value in batch.items() if key not in _TARGET_KEYS}
         return Inputs((), inputs), next((batch[key] for key in _TARGET_KEYS if key in batch), None)
