@@ -155,3 +155,9 @@ def measure_parity(module: Call, file: Call, split: Split, limit: int = 256) -> 
         top1_agreement=agreed / n if classes else None,
         n=n,
     )
+
+
+def signed_quality(reference: nn.Module, metric: Metric, split: Split, module: nn.Module) -> float:
+    """Mean score of a module on a split, so that more is better whatever the metric."""
+    mean = float(score(module_call(module), split, metric, module_call(reference)).mean())
+    return mean if metric.higher_is_better else -mean

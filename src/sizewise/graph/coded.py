@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from sizewise.arith.grids import Grid, Steps, pack_int4
 from sizewise.errors import PreconditionError, UnknownName, UsageError
 from sizewise.graph.coded_ops import OFFSET, OPERATORS
-from sizewise.graph.trace import is_graph
+from sizewise.graph.trace import is_graph, trace
+from sizewise.protocols import Inputs
 from sizewise.types import Skip
 
-__all__ = ["Coding", "Encoder", "Weight", "check_model", "choose", "encode_weights", "find_weights", "sizes"]
+__all__ = ["Coding", "Encoder", "Weight", "check_model", "choose", "coded_again", "encode_weights", "find_weights", "sizes"]
 
 Role = Literal["linear", "product", "conv", "transposed", "recurrent", "embedding"]
 Encoder = Callable[["Weight", Tensor, Grid], tuple[Tensor, Steps]]
@@ -226,6 +227,22 @@ def encode_weights(graph: GraphModule, codings: Mapping[str, Coding], encode: En
         graph.graph.erase_node(node)
     graph.graph.lint()
     graph.recompile()
+
+
+def coded_again(model: nn.Module, example: Inputs, stored: Mapping[str, Mapping[str, Any]]) -> GraphModule:
+    """The graph of a model with weights coded as recorded, and codes of 0; values are loaded afterwards.
+
+    Args:
+        model: that the codings were made for.
+        example: inputs of one call.
+        stored: fields of the coding, by name of the weight.
+
+    Raises:
+        PreconditionError: the graph has no such weights.
+    """
+    graph: GraphModule = trace(model, example).program.module(check_guards=False)
+    encode_weights(graph, {name: Coding(**fields) for name, fields in stored.items()})
+    return graph
 
 
 def sizes(weights: Iterable[Weight], codings: Mapping[str, Coding]) -> tuple[int, int]:

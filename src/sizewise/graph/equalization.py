@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from sizewise.arith.equalization import cross_layer_scales, smoothing_scales
 from sizewise.graph.flow import arguments, operator
-from sizewise.graph.folding import set_tensor, tensor_of
+from sizewise.graph.folding import set_tensor, tensor_of, tensor_uses
 
 __all__ = ["Link", "equalize", "links", "smooth"]
 
@@ -43,7 +43,7 @@ class Link:
 
 def links(graph: GraphModule) -> list[Link]:
     """All places of a graph where scales can be moved, in the order of running."""
-    uses = _uses(graph)
+    uses = tensor_uses(graph)
     found = []
     for node in graph.graph.nodes:
         writers = _writers(graph, node, uses)
@@ -132,16 +132,6 @@ def _names(graph: GraphModule, held: Sequence[object], uses: Mapping[str, int]) 
     """Names of tensors that one node alone uses; empty where one is shared or computed."""
     names = [str(node.target) for node in held if isinstance(node, Node) and tensor_of(graph, node) is not None]
     return tuple(names) if len(names) == len(held) and all(uses[name] == 1 for name in names) else ()
-
-
-def _uses(graph: GraphModule) -> dict[str, int]:
-    """How many nodes use the tensor of every name, under any name."""
-    nodes = [n for n in graph.graph.nodes if n.op == "get_attr" and tensor_of(graph, n) is not None]
-    counts: dict[int, int] = {}
-    for node in nodes:
-        place = _tensor(graph, str(node.target)).data_ptr()
-        counts[place] = counts.get(place, 0) + len(node.users)
-    return {str(node.target): counts[_tensor(graph, str(node.target)).data_ptr()] for node in nodes}
 
 
 def _tensor(graph: GraphModule, name: str) -> Tensor:

@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Node
 
 from sizewise.graph.flow import arguments
 
-__all__ = ["fold_normalizations", "set_tensor", "tensor_of"]
+__all__ = ["fold_normalizations", "set_tensor", "tensor_of", "tensor_uses"]
 
 _A = torch.ops.aten
 _LAYERS = {_A.conv1d.default, _A.conv2d.default, _A.conv3d.default, _A.linear.default}
@@ -58,18 +58,21 @@ def set_tensor(graph: GraphModule, name: str, value: Tensor) -> None:
     setattr(owner, last, nn.Parameter(value.detach(), requires_grad=False))
 
 
+def tensor_uses(graph: GraphModule) -> dict[str, int]:
+    """How many nodes use the tensor of every name, under any of its names."""
+    held = [(node, tensor) for node in graph.graph.nodes if (tensor := tensor_of(graph, node)) is not None]
+    counts: dict[int, int] = {}
+    for node, tensor in held:
+        counts[tensor.data_ptr()] = counts.get(tensor.data_ptr(), 0) + len(node.users)
+    return {str(node.target): counts[tensor.data_ptr()] for node, tensor in held}
+
+
 def _own(graph: GraphModule, layer: Node) -> bool:
     """Whether weight and bias are parameters of this layer alone."""
     given = arguments(layer)
     held = [given["weight"], *([given["bias"]] if given.get("bias") is not None else [])]
-    return all(tensor_of(graph, node) is not None and _uses(graph, node) == 1 for node in held)
-
-
-def _uses(graph: GraphModule, weight: Node) -> int:
-    """How many nodes use the tensor, under any name."""
-    held = [(node, tensor) for node in graph.graph.nodes if (tensor := tensor_of(graph, node)) is not None]
-    wanted = next(tensor for node, tensor in held if node is weight)
-    return sum(len(node.users) for node, tensor in held if tensor.data_ptr() == wanted.data_ptr())
+    uses = tensor_uses(graph)
+    return all(tensor_of(graph, node) is not None and uses[str(node.target)] == 1 for node in held)
 
 
 def _fold(graph: GraphModule, layer: Node, norm: Node) -> None:

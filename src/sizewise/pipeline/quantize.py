@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sizewise.data.batches import check_loader
 from sizewise.errors import UnknownName, UsageError
 from sizewise.evaluate.metrics import Metric, find_metric
-from sizewise.evaluate.scoring import Split, module_call, score
+from sizewise.evaluate.scoring import Split, signed_quality
 from sizewise.graph.trace import eval_copy
 from sizewise.pipeline.apply import make_technique
 from sizewise.pipeline.export import find_runtime
@@ -195,12 +195,7 @@ def _check(dtype: str, scheme: str, group: int | None, size: object, max_drop: o
 
 def _judge(model: nn.Module, validation: Iterable[Any], metric: str | Metric | Callable[..., Tensor]) -> Callable[[nn.Module], float]:
     check_loader(validation, "validation")
-    return partial(_quality, eval_copy(model), find_metric(metric), Split("validation", validation))
-
-
-def _quality(reference: nn.Module, metric: Metric, split: Split, module: nn.Module) -> float:
-    mean = float(score(module_call(module), split, metric, module_call(reference)).mean())
-    return mean if metric.higher_is_better else -mean
+    return partial(signed_quality, eval_copy(model), find_metric(metric), Split("validation", validation))
 
 
 def scheme_for(task: Task, scale: str, dtype: str, scheme: str, runtime: str | Runtime, seed: int) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sizewise.data.batches import batches, check_loader, examples_in
 from sizewise.errors import PreconditionError, UsageError
 from sizewise.evaluate.metrics import Metric, find_metric
-from sizewise.evaluate.scoring import Split, module_call, score
+from sizewise.evaluate.scoring import Split, signed_quality
 from sizewise.graph.trace import eval_copy, is_graph
 from sizewise.pipeline.progress import shown
 from sizewise.protocols import Progress
@@ -132,12 +132,7 @@ def _judge(
     reference = eval_copy(teacher).cpu()
     if metric is None:
         return partial(_nearness, reference, weights, validation)
-    return partial(_quality, reference, find_metric(metric), Split("validation", validation))
-
-
-def _quality(reference: nn.Module, metric: Metric, split: Split, module: nn.Module) -> float:
-    mean = float(score(module_call(module), split, metric, module_call(reference)).mean())
-    return mean if metric.higher_is_better else -mean
+    return partial(signed_quality, reference, find_metric(metric), Split("validation", validation))
 
 
 def _nearness(reference: nn.Module, weights: Weights, validation: Iterable[Any], module: nn.Module) -> float:

@@ -21,7 +21,7 @@ from sizewise.arith.grids import Grid, Steps, find_steps, quantize
 from sizewise.data.batches import first_batches
 from sizewise.data.smoothing import smoothed
 from sizewise.errors import PreconditionError, UnsupportedModel
-from sizewise.graph.coded import Coding, Weight, check_model, choose, encode_weights, find_weights, sizes
+from sizewise.graph.coded import Coding, Weight, check_model, choose, coded_again, encode_weights, find_weights, sizes
 from sizewise.graph.trace import trace
 from sizewise.protocols import Context, Trait
 from sizewise.types import Change
@@ -89,9 +89,7 @@ class Int8Dynamic:
         Raises:
             PreconditionError: the record does not fit the model.
         """
-        graph = trace(model, context.example).program.module(check_guards=False)
-        encode_weights(graph, {name: Coding(**stored) for name, stored in record["weights"].items()})
-        return graph
+        return coded_again(model, context.example, record["weights"])
 
 
 def _coding(weight: Weight) -> Coding:

@@ -25,7 +25,7 @@ from sizewise.arith.packing import packed
 from sizewise.arith.rounding import compensated
 from sizewise.data.gram import Unfold, input_grams, unfolded
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
-from sizewise.graph.coded import Coding, Weight, check_model, choose, encode_weights, find_weights, sizes
+from sizewise.graph.coded import Coding, Weight, check_model, choose, coded_again, encode_weights, find_weights, sizes
 from sizewise.graph.trace import trace
 from sizewise.protocols import Context, Trait
 from sizewise.types import Change
@@ -120,9 +120,7 @@ class WeightOnly:
         Raises:
             PreconditionError: the record does not fit the model.
         """
-        graph = trace(model, context.example).program.module(check_guards=False)
-        encode_weights(graph, {name: Coding(**stored) for name, stored in record["weights"].items()})
-        return graph
+        return coded_again(model, context.example, record["weights"])
 
     def _coding(self) -> Coding:
         if self.dtype == "int4":  # a zero point takes an eighth of the scale's bytes, and is worth half the group
