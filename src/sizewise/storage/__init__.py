@@ -1,0 +1,1 @@
+"""How tensors are stored: forms, entropy coding, and the container `weights.swz`."""
