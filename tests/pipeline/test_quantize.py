@@ -150,6 +150,41 @@ def test_layers_stay_float_until_the_drop_is_allowed() -> None:
         sizewise.quantize_model(model, max_drop=0.0, **settings)
 
 
+def test_with_train_data_four_bits_are_trained_and_saved(tmp_path: Path) -> None:
+    model, data = TinyConv().eval(), pictures(8)
+    settings: dict[str, Any] = {"dtype": "int4", "example_inputs": data[0][:1]}
+    path = tmp_path / "training.safetensors"
+    trained = sizewise.quantize_model(model, train=data, epochs=4, checkpoint=path, **settings)
+    with torch.no_grad():
+        want = model(torch.cat(data))
+        assert off(trained(torch.cat(data)), want) < 0.001
+    learned = change(trained).record["recovery"]
+    assert learned["steps"] == 32
+    assert learned["scores"][learned["best"]] >= learned["scores"][0]
+    assert path.exists()
+    sizewise.save_model(trained, tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "plan.json").read_text(), "where a checkpoint was is nobody's business"
+    loaded = sizewise.load_model(tmp_path / "saved", model, data[0][:1])
+    with torch.no_grad():
+        assert torch.equal(loaded(data[0]), trained(data[0]))
+
+
+def test_training_is_of_static_and_needs_data() -> None:
+    model, data = TinyConv().eval(), pictures(1)
+    for settings, words in (
+        ({"epochs": 1}, "without train data"),
+        ({"minutes": 1}, "without train data"),
+        ({"checkpoint": "x"}, "without train data"),
+        ({"learn": "codes"}, "without train data"),
+        ({"train": data, "scheme": "dynamic"}, "only static"),
+        ({"train": data, "epochs": 1, "minutes": 1}, "either epochs or a time"),
+        ({"train": iter(data)}, "only once"),
+        ({"train": data, "learn": "everything"}, "unknown learn"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            sizewise.quantize_model(model, calibration=data, **settings)
+
+
 def test_skipped_modules_stay_float() -> None:
     quantized = sizewise.quantize_model(TinyMixer().eval(), example_inputs=torch.randn(4, 32), skip=["layers.0"])
     assert quantized.state_dict()["layers.0.weight"].dtype == torch.float32

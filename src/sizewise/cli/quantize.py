@@ -19,6 +19,7 @@ Size = Annotated[str | None, typer.Option(help="Of mixed: the weights of layers 
 MaxDrop = Annotated[
     str | None, typer.Option(help="Of static: layers stay float until the metric on validation data drops by no more, such as 0.5%.")
 ]
+Recover = Annotated[str | None, typer.Option(help="Of static: train the integers, such as 1epoch or 10m, to do what the float model does.")]
 Skip = Annotated[list[str] | None, typer.Option(help="Path of a module that stays float, such as head; may be repeated.")]
 
 
@@ -32,6 +33,7 @@ def command(
     size: Size = None,
     max_drop: MaxDrop = None,
     skip: Skip = None,
+    recover: Recover = None,
     runtime: RuntimeName = "onnxruntime",
     resume: Resume = False,
     seed: Seed = 0,
@@ -39,13 +41,16 @@ def command(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001  # read by cli.main, which prints errors
 ) -> None:
-    """Give a model fewer bits, without training, and measure what comes out beside the float file."""
+    """Give a model fewer bits, without training unless asked for, and measure what comes out beside the float file."""
     from sizewise.cli.names import check_folder, check_runtime
     from sizewise.pipeline.progress import shown
+    from sizewise.units import parse_training
 
+    if recover is not None:
+        parse_training(recover, "--recover")
     check_runtime(runtime)
     check_folder(out, resume=resume)
-    settings = {"group": group, "size": size, "max_drop": max_drop, "skip": skip or ()}
+    settings = {"group": group, "size": size, "max_drop": max_drop, "skip": skip or (), "recovery": recover}
     with shown(not quiet) as progress:
         progress.note(f"sizewise: loading the task {task}")
         options = {"runtime": runtime, "out": out, "resume": resume, "seed": seed, "progress": progress}
@@ -56,9 +61,14 @@ def command(
 def _quantize(task: str, scale: str | None, dtype: str, scheme: str, settings: dict[str, Any], options: dict[str, Any]) -> Any:
     from sizewise.pipeline.one_plan import pick_scale, run_plan
     from sizewise.pipeline.quantize import quantization_step, scheme_for
+    from sizewise.pipeline.recover import check_train
     from sizewise.tasks.loading import load_task
 
     loaded = load_task(task)
     chosen = pick_scale(loaded, scale)
-    known = scheme_for(loaded, chosen, dtype, scheme, options["runtime"], options["seed"])
-    return run_plan(loaded, [quantization_step(dtype, known, **settings)], scale=chosen, **options)
+    trained = settings["recovery"] is not None
+    known = scheme_for(loaded, chosen, dtype, scheme, options["runtime"], options["seed"], trained=trained)
+    step = quantization_step(dtype, known, **settings)
+    if trained:
+        check_train(loaded)
+    return run_plan(loaded, [step], scale=chosen, **options)

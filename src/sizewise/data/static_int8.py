@@ -6,6 +6,7 @@ to get them, and between layers, is made by the outputs of the simulated graph o
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
@@ -61,6 +62,7 @@ class Tried:
         method: that ranges were chosen by.
         even: whether they were evened out between layers first.
         fitted: whether weights and biases were fitted, and narrow weights rounded by their effect.
+        source: the float graph that it was prepared from.
     """
 
     prepared: Prepared
@@ -69,6 +71,7 @@ class Tried:
     method: Method
     even: bool
     fitted: bool = False
+    source: Any = None
 
     def describe(self) -> str:
         """For the report."""
@@ -123,7 +126,7 @@ class Calibration:
         for method in wish.methods:
             prepared.set_ranges(method)
             own = replace(prepared, graph=copied(prepared.graph))
-            found.append(Tried(own, self.error(own), wish, method, even))
+            found.append(Tried(own, self.error(own), wish, method, even, source=graph))
         return found
 
     def _fitted(self, tried: Tried) -> Tried:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,8 +21,9 @@ from sizewise.pipeline.saving import remember
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Progress, Runtime
 from sizewise.tasks.task import Task
+from sizewise.training.schedule import Length
 from sizewise.types import Cost, Step
-from sizewise.units import parse_bytes, parse_points
+from sizewise.units import parse_bytes, parse_points, parse_training
 
 __all__ = ["DTYPES", "SCHEMES", "pick_scheme", "quantization_step", "quantize_model", "scheme_by_work", "scheme_for"]
 
@@ -45,16 +47,24 @@ def quantize_model(
     validation: Iterable[Any] | None = None,
     metric: str | Metric | Callable[..., Tensor] = "accuracy",
     skip: Collection[str] = (),
+    train: Iterable[Any] | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    learn: Literal["scales", "codes"] = "scales",
+    checkpoint: str | Path | None = None,
     seed: int = 0,
     progress: bool | Progress = False,
 ) -> nn.Module:
-    """Give a model's weights, and where it helps its activations, fewer bits, without training.
+    """Give a model's weights, and where it helps its activations, fewer bits, without training unless train data are given.
 
     "static" makes convolutions and linear layers integers from input to output, with ranges from calibration data: for
     convolutional nets. "dynamic" makes linear layers integers and takes the range of their inputs at every call: for transformers; it
     needs no data. "weight_only" stores weights in fewer bits and computes in float: for any model, without data. "auto" takes static
     with calibration data where convolutions do most of the work, dynamic where linear layers do, and weight_only otherwise; recurrent
     layers and embeddings get int8 weights in all of them.
+
+    With `train`, which is of static alone and makes "auto" take it, the integers are then trained for a while to do what the float model
+    does: its outputs and what its blocks pass on are what is wanted, so that data need no targets.
 
     Args:
         model: any float module that torch can export; left as it is.
@@ -66,10 +76,18 @@ def quantize_model(
         group: inputs that share a scale; of weight_only "int4" alone, 64 by default.
         size: of "mixed": the weights of layers may take so many bytes, such as "200 kB".
         max_drop: of static: layers that change the outputs most stay float until the metric on validation data drops by no more, such
-            as "0.5 %".
-        validation: a loader of batches with targets, for `max_drop`.
-        metric: for `max_drop`, as for `sizewise.Task`.
+            as "0.5 %". They are chosen before the training, where there is one.
+        validation: a loader of batches with targets, for `max_drop`; in a training, what keeps the best of the states at every quarter
+            and at the start. Without it these are judged by the outputs on calibration examples that were held back.
+        metric: for `validation`, as for `sizewise.Task`.
         skip: module paths that stay float, with all that they hold.
+        train: loader of batches: inputs, or (input, target); random augmentation is welcome here. It is calibration too where
+            there is no other.
+        epochs: passes over the train data, not necessarily whole; one where no length is given.
+        minutes: of training, instead.
+        learn: what is trained: "scales", of weights and activations, and biases, leaves the codes of weights as calibration chose them;
+            "codes" trains weights too, which short trainings make worse.
+        checkpoint: file that the training writes about once a minute and at its end; where it exists, training goes on from it.
         seed: of everything random.
         progress: whether to show on stderr what is being done, or where to report it.
 
@@ -84,15 +102,18 @@ def quantize_model(
         PreconditionError: the model or the data cannot be used, or a limit cannot be kept.
         UnsupportedModel: torch cannot export the model, or nothing in it gains.
     """
-    if (max_drop is None) != (validation is None):
-        raise UsageError("max_drop and validation go together", where="quantize_model", wanted="both or neither")
-    kind = _dtype(dtype)
-    context = make_context(model, example_inputs, calibration, runtime, seed)
-    chosen = pick_scheme(model, kind, context) if scheme == "auto" else scheme
-    step = quantization_step(kind, chosen, group=group, size=size, max_drop=max_drop, skip=skip)
-    if validation is not None:
-        context = replace(context, judge=_judge(model, validation, metric))
-    quantized, change = run_shown(make_technique(step.technique, step.settings), model, context, progress, "quantizing")
+    unused = validation is not None and max_drop is None and train is None
+    if unused or (max_drop is not None and validation is None):
+        raise UsageError("max_drop and validation go together", where="quantize_model", wanted="both or neither, unless train is given")
+    kind, recovery = _dtype(dtype), _length(train, epochs, minutes, checkpoint)
+    context = make_context(model, example_inputs, train if calibration is None else calibration, runtime, seed)
+    chosen = scheme if scheme != "auto" else "static" if train is not None else pick_scheme(model, kind, context)
+    step = quantization_step(kind, chosen, group=group, size=size, max_drop=max_drop, skip=skip, recovery=recovery, learn=learn)
+    judge = _judge(model, validation, metric) if validation is not None else None
+    context = replace(context, judge=judge, train=train)
+    # where a training is written to is no part of the plan
+    unrecorded = {"checkpoint": str(checkpoint)} if checkpoint is not None else {}
+    quantized, change = run_shown(make_technique(step.technique, {**step.settings, **unrecorded}), model, context, progress, "quantizing")
     remember(quantized, model, replace(step, record=change.record), context, find_runtime(runtime).name)
     quantized.quantization = change  # type: ignore[assignment]
     return quantized
@@ -106,6 +127,8 @@ def quantization_step(
     size: str | int | None = None,
     max_drop: str | float | None = None,
     skip: Collection[str] = (),
+    recovery: str | None = None,
+    learn: str = "scales",
 ) -> Step:
     """The step of a plan that quantizes, with the settings that were asked for and no others.
 
@@ -113,6 +136,8 @@ def quantization_step(
         dtype: as for `quantize_model`.
         scheme: "static", "dynamic" or "weight_only".
         group, size, max_drop, skip: as for `quantize_model`.
+        recovery: how long integers are trained, such as "1epoch" or "10m".
+        learn: what of them, as for `quantize_model`.
 
     Raises:
         UsageError: settings that cannot be meant together.
@@ -122,6 +147,7 @@ def quantization_step(
     if scheme not in SCHEMES[1:]:
         raise UnknownName("scheme", scheme, SCHEMES)
     _check(kind, scheme, group, size, max_drop)
+    _check_recovery(scheme, recovery, learn)
     settings: dict[str, Any] = {}
     if scheme == "weight_only":
         settings["dtype"] = kind
@@ -132,6 +158,8 @@ def quantization_step(
         "weight_bytes": None if size is None else int(parse_bytes(size, "size")),
         "max_drop": None if max_drop is None else parse_points(max_drop, "max_drop"),
         "skip": list(skip) or None,
+        "recovery": recovery,
+        "learn": None if learn == "scales" else learn,
     }
     settings |= {name: value for name, value in given.items() if value is not None}
     technique = {"static": "int8_static", "dynamic": "int8_dynamic", "weight_only": "weight_only"}[scheme]
@@ -193,18 +221,43 @@ def _check(dtype: str, scheme: str, group: int | None, size: object, max_drop: o
         raise UsageError("max_drop lets layers of static quantization stay float", where="max_drop", got=f"{max_drop} with {scheme}")
 
 
+def _check_recovery(scheme: str, recovery: str | None, learn: str) -> None:
+    if recovery is None:
+        if learn != "scales":
+            raise UsageError("nothing is learned without train data", where="learn", got=learn, wanted="train=...")
+        return
+    if scheme != "static":
+        raise UsageError("only static quantization trains", where="recovery", got=scheme, wanted="scheme static")
+    parse_training(recovery, "recovery")
+
+
+def _length(train: Iterable[Any] | None, epochs: float | None, minutes: float | None, checkpoint: str | Path | None) -> str | None:
+    """How long to train, as a setting; None where nothing is to be trained on."""
+    if train is None:
+        given = {"epochs": epochs, "minutes": minutes, "checkpoint": checkpoint}
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError("nothing is trained without train data", where=name, got=str(value), wanted="train=...")
+        return None
+    check_loader(train, "train")
+    length = Length(1.0 if epochs is None and minutes is None else epochs, None if minutes is None else 60 * minutes)
+    return f"{length.epochs!r} epochs" if length.epochs is not None else f"{length.seconds!r} s"
+
+
 def _judge(model: nn.Module, validation: Iterable[Any], metric: str | Metric | Callable[..., Tensor]) -> Callable[[nn.Module], float]:
     check_loader(validation, "validation")
     return partial(signed_quality, eval_copy(model), find_metric(metric), Split("validation", validation))
 
 
-def scheme_for(task: Task, scale: str, dtype: str, scheme: str, runtime: str | Runtime, seed: int) -> str:
-    """The scheme that "auto" means for one scale of a task; any other is itself.
+def scheme_for(task: Task, scale: str, dtype: str, scheme: str, runtime: str | Runtime, seed: int, *, trained: bool = False) -> str:
+    """The scheme that "auto" means for one scale of a task; any other is itself. What is `trained` is static.
 
     Raises:
         UnknownName: no such dtype.
     """
     if scheme != "auto":
         return scheme
+    if trained:
+        return "static"
     context = Context(task.example, task.calibration, find_runtime(runtime).scheme)
     return pick_scheme(task.build(scale, seed), _dtype(dtype), context)

@@ -24,7 +24,7 @@ from sizewise.training.schedule import Length
 from sizewise.types import Step
 from sizewise.units import parse_training
 
-__all__ = ["RECOVERY", "check_train", "recover", "recovery_for"]
+__all__ = ["RECOVERY", "check_train", "length_of", "recover", "recovery_for"]
 
 RECOVERY = "recovery"
 
@@ -116,7 +116,7 @@ def _check_modules(student: nn.Module, teacher: nn.Module) -> None:
             "a quantized or exported graph cannot be trained",
             where="student",
             got=type(student).__name__,
-            hint="recover the float module, then quantize it",
+            hint="recover the float module, then quantize it; quantize_model(model, train=...) trains with its integers",
         )
 
 
@@ -155,11 +155,21 @@ def recovery_for(task: Task, length: str) -> Step:
         UsageError: a length that cannot be read.
         PreconditionError: the task has no train data.
     """
-    epochs, seconds = parse_training(length, "recover")
+    settings = length_of(length)
     check_train(task)
+    return Step(technique=RECOVERY, settings=settings)
+
+
+def length_of(text: str) -> dict[str, float]:
+    """The setting of a recovery that says how long it is.
+
+    Raises:
+        UsageError: a length that cannot be read.
+    """
+    epochs, seconds = parse_training(text, "recover")
     name, value = ("epochs", epochs) if epochs is not None else ("seconds", seconds)
     assert value is not None
-    return Step(technique=RECOVERY, settings={name: int(value) if value.is_integer() else value})
+    return {name: int(value) if value.is_integer() else value}
 
 
 def check_train(task: Task) -> None:

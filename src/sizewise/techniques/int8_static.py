@@ -5,14 +5,18 @@ scale per tensor, from their values on calibration data; batch normalization is 
 they are evened out between layers first, is tried, and what changes the outputs least on examples held back is taken. Helps:
 convolutions and linear layers on runtimes with integer kernels, about 4 times smaller. Hurts: activations with rare large values
 that matter. Needs: calibration inputs (128 to 512 examples suffice). Cost: a few passes over them. What stays float is named.
+With train data, scales and biases, or weights too, may be trained with all integers simulated. That helps where calibration data are
+few or rounding is coarse, and little elsewhere; it costs per example more than training the float model does.
 
 Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR
 2018; graph passes by torchao's PT2E. Ranges, equalization, rounding: `arith/ranges.py`, `equalization.py`, `rounding.py`.
+Training: `training/integers.py`.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -20,17 +24,21 @@ from torch import nn
 
 from sizewise.arith.grids import Grid, Steps, find_steps, quantize
 from sizewise.arith.ranges import METHODS, Method
-from sizewise.data.batches import examples_in, first_batches, rebatched
+from sizewise.data.batches import batches, examples_in, first_batches, rebatched
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
 from sizewise.graph.coded import Coding, Weight, check_model, choose, encode_weights, find_weights
 from sizewise.graph.trace import Traced, quiet, trace
 from sizewise.protocols import Context, Inputs, Trait
+from sizewise.training.account import figures, notes
+from sizewise.training.schedule import Length
 from sizewise.types import Change, Scheme
+from sizewise.units import parse_training
 
 __all__ = ["TECHNIQUE", "Int8Static"]
 
 Ranges = Literal["auto"] | Method
 Rounding = Literal["auto", "nearest"]
+Learned = Literal["scales", "codes"]
 EXAMPLES = 512
 FEWEST = 4  # batches
 HELD_BYTES = 2e9  # of activations while layers are rounded
@@ -49,6 +57,9 @@ class Int8Static:
         weight_bytes: the weights of layers may take so many bytes: those whose rounding changes the outputs least get 4 bits.
         max_drop: layers that change the outputs most stay float until the quality on validation data has dropped by no more.
         skip: paths of modules that stay float, with all that they hold.
+        recovery: how long the model is trained, with integers simulated, to do what the float model does, such as "1epoch" or "10m".
+        learn: what is trained: "scales", of weights and activations, and biases; "codes" are weights too.
+        checkpoint: file that an interrupted training goes on from.
 
     Raises:
         UsageError: a setting that cannot be meant.
@@ -61,22 +72,30 @@ class Int8Static:
     weight_bytes: int | None = None
     max_drop: float | None = None
     skip: tuple[str, ...] = ()
+    recovery: str | None = None
+    learn: Learned = "scales"
+    checkpoint: str | None = None
 
     needs: ClassVar[Trait] = Trait.FLOAT
     removes: ClassVar[Trait] = Trait.FLOAT | Trait.MODULE
     gives: ClassVar[Trait] = Trait.QUANTIZED
 
     def __post_init__(self) -> None:
-        for name, allowed in (("ranges", ("auto", *METHODS)), ("rounding", get_args(Rounding)), ("weight_bits", (8, 4))):
+        settings = (("ranges", ("auto", *METHODS)), ("rounding", get_args(Rounding)), ("weight_bits", (8, 4)), ("learn", get_args(Learned)))
+        for name, allowed in settings:
             if getattr(self, name) not in allowed:
                 wanted = " or ".join(str(value) for value in allowed)
                 raise UsageError(f"unknown {name}", where="int8_static", got=repr(getattr(self, name)), wanted=wanted)
+        if self.recovery is not None:
+            parse_training(self.recovery, "recovery")
+        elif self.checkpoint is not None:
+            raise UsageError("a checkpoint is of a training", where="int8_static", got="no recovery", wanted="recovery=...")
 
     def requires(self, model: nn.Module, context: Context) -> None:
-        """Calibration data and a runtime with integer kernels.
+        """Calibration data, a runtime with integer kernels, and train data where something is to be trained.
 
         Raises:
-            PreconditionError: either is missing, or weights are not finite.
+            PreconditionError: one is missing, or weights are not finite.
             UnknownName: `skip` names what the model does not have.
         """
         if context.scheme is None:
@@ -89,25 +108,51 @@ class Int8Static:
             )
         if self.max_drop is not None and context.judge is None:
             raise PreconditionError("a limit of the drop needs validation data", where="int8_static", wanted="validation=...")
+        if self.recovery is not None and context.train is None:
+            raise PreconditionError(
+                "training with quantization needs train data", where="int8_static", hint="give the task train=...; it need not have targets"
+            )
         check_model(model, self.skip, "int8_static")
 
     def apply(self, model: nn.Module, context: Context) -> tuple[nn.Module, Change]:
-        """Choose ranges and roundings on the calibration inputs, then convert.
+        """Choose ranges and roundings on the calibration inputs, train if asked to, then convert.
 
         Raises:
             UnsupportedModel: torch cannot export the model, or nothing in it can be quantized.
-            PreconditionError: activations that are not finite.
+            PreconditionError: activations that are not finite, or a training that fails.
+            UsageError: train data that cannot be read, or a checkpoint of another training.
         """
         with quiet():  # torchao talks while it is imported
-            from sizewise.data.static_int8 import Calibration, Wish, narrowed, spared, stay
+            from sizewise.data.static_int8 import Calibration, stay
             from sizewise.graph.prepared import convert, folded
         traced = trace(model, context.example)
+        if self.recovery is not None:
+            _check_batches(traced, context)
         calibration = Calibration(folded(traced), _batches(traced, context), _scheme(context), context, _examples_held(traced))
-        methods = METHODS if self.ranges == "auto" else (self.ranges,)
-        wish, notes = Wish(methods, self.equalize, self.rounding == "nearest", self.skip, self.weight_bits), []
+        other = self._other_teacher(model, context)
+        best, said = self._chosen(calibration, model, context, even=self.equalize and other is None)
+        trained: dict[str, Any] = {}
+        if self.recovery is not None:
+            teacher = best.source if other is None else folded(trace(other, context.example))
+            trained, told = self._train(calibration, best, teacher, model, context)
+            said += told
+        ranges = best.prepared.ranges
+        record = {"ranges": ranges, "skip": list(best.wish.skip), "bits": best.wish.bits, **trained}
+        graph = convert(best.prepared)
+        rest = _code_rest(graph, best.wish.skip)
+        said = [best.describe(), *said, *_constant(ranges)]
+        touched = (*best.prepared.touched, *rest)
+        return graph, Change(touched=touched, skipped=stay(best, self.skip), notes=tuple(said), record={**record, "coded": rest})
+
+    def _chosen(self, calibration: Any, model: nn.Module, context: Context, *, even: bool) -> tuple[Any, list[str]]:
+        """The preparation that keeps the limits and changes the outputs least, and what limits cost."""
+        from sizewise.data.static_int8 import Wish, narrowed, spared
+
+        methods, said = METHODS if self.ranges == "auto" else (self.ranges,), []
+        wish = Wish(methods, even, self.rounding == "nearest", self.skip, self.weight_bits)
         if self.weight_bytes is not None:
             wish, note = narrowed(calibration, wish, self.weight_bytes)
-            notes.append(note)
+            said.append(note)
         best = calibration.run(wish)
         if not best.prepared.touched:
             raise UnsupportedModel(
@@ -115,14 +160,38 @@ class Int8Static:
             )
         if self.max_drop is not None and context.judge is not None:
             best, note = spared(calibration, best, self.max_drop, context.judge, context.judge(model))
-            notes.append(note)
-        ranges = best.prepared.ranges
-        record = {"ranges": ranges, "skip": list(best.wish.skip), "bits": best.wish.bits}
-        graph = convert(best.prepared)
-        rest = _code_rest(graph, best.wish.skip)
-        notes = [best.describe(), *notes, *_constant(ranges)]
-        touched = (*best.prepared.touched, *rest)
-        return graph, Change(touched=touched, skipped=stay(best, self.skip), notes=tuple(notes), record={**record, "coded": rest})
+            said.append(note)
+        return best, said
+
+    def _other_teacher(self, model: nn.Module, context: Context) -> nn.Module | None:
+        """The model that the plan began with, where something is to be learned from it and it is not the one that is quantized.
+
+        Ranges then are not evened out between layers, since that moves features away from those of any other model.
+        """
+        teacher = context.teacher if self.recovery is not None else None
+        return None if teacher is None or _same_values(teacher, model) else teacher
+
+    def _train(self, calibration: Any, best: Any, teacher: Any, model: nn.Module, context: Context) -> tuple[dict[str, Any], list[str]]:
+        """Train the preparation itself; figures for the record, and notes."""
+        from sizewise.data.outputs import OutputChange
+        from sizewise.training.integers import frozen_names, train_integers
+
+        change = OutputChange(teacher, calibration.judged)
+        outcome = train_integers(
+            best.prepared,
+            teacher,
+            context.train or (),
+            Length(*parse_training(self.recovery or "", "recovery")),
+            learn=self.learn,
+            pruned=best.source,
+            frozen=frozen_names(model),
+            judge=context.judge or (lambda module: -change(module)),
+            seed=context.seed,
+            checkpoint=None if self.checkpoint is None else Path(self.checkpoint),
+            progress=context.progress,
+        )
+        judged = "minus the change of the outputs" if context.judge is None else "validation"
+        return {"recovery": figures(outcome)}, notes(outcome, judged)
 
     def rebuild(self, model: nn.Module, record: Mapping[str, Any], context: Context) -> nn.Module:
         """The same graph with the recorded ranges; weights are loaded afterwards.
@@ -138,6 +207,27 @@ class Int8Static:
         done = convert(prepared)
         encode_weights(done, {name: Coding("int8") for name in record["coded"]})  # type: ignore[arg-type]
         return done
+
+
+def _check_batches(traced: Traced, context: Context) -> None:
+    """Refuse train data in batches that the model does not take."""
+    if traced.batch == "dynamic" or context.train is None:
+        return
+    found = examples_in(next(batches(context.train, "train"))[0])
+    if found != traced.batch:
+        raise PreconditionError(
+            "the model fixes how many examples a batch has",
+            where="train",
+            got=f"batches of {found}",
+            wanted=f"batches of {traced.batch}, all of them",
+            hint=f"batch_size={traced.batch}, drop_last=True",
+        )
+
+
+def _same_values(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models hold the same tensors under the same names."""
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 def _code_rest(graph: Any, skip: tuple[str, ...]) -> list[str]:
@@ -160,10 +250,10 @@ def _scheme(context: Context) -> Scheme:
 
 
 def _batches(traced: Traced, context: Context) -> list[Inputs]:
-    batches = list(first_batches(context.calibration or (), EXAMPLES))
-    usable = batches if traced.batch == "dynamic" else list(rebatched(batches, traced.batch))
+    given = list(first_batches(context.calibration or (), EXAMPLES))
+    usable = given if traced.batch == "dynamic" else list(rebatched(given, traced.batch))
     if not usable:
-        got = f"{sum(map(examples_in, batches))} calibration examples"
+        got = f"{sum(map(examples_in, given))} calibration examples"
         raise PreconditionError("too few calibration examples for the batch that the model fixes", where="int8_static", got=got)
     examples = sum(map(examples_in, usable))
     if len(usable) >= FEWEST or traced.batch != "dynamic":

@@ -117,6 +117,7 @@ def distill(
     judge: Judge | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    pruned: nn.Module | None = None,
 ) -> Outcome:
     """Train `student` itself.
 
@@ -132,6 +133,7 @@ def distill(
         judge: how good a module is; more is better.
         checkpoint: file that is written now and then, and that an interrupted run goes on from.
         progress: told how far it is.
+        pruned: a module whose zeros stay zero; the student's own by default.
 
     Raises:
         PreconditionError: a model fails, nothing can be trained, or the loss is not finite.
@@ -149,7 +151,8 @@ def distill(
         for model in (student, guide):
             stack.enter_context(channels_last(model, first))
         objective = Objective(student, guide, recipe.weights, _paths(student, guide, recipe, first))
-        run = _Run(objective, stream, recipe, place, Looks(judge, place) if judge else None, progress or Silent())
+        looks, zeros = Looks(judge, place) if judge else None, Zeros(student, pruned)
+        run = _Run(objective, stream, recipe, place, looks, zeros, progress or Silent())
         run.go(_Book(checkpoint, _identity(student, teacher, recipe)) if checkpoint else None)
     student.eval()
     return run.outcome
@@ -212,14 +215,16 @@ class _Book:
 class _Run:
     """One training, step by step."""
 
-    def __init__(self, objective: Objective, stream: Stream, recipe: Recipe, place: Place, looks: Looks | None, progress: Progress) -> None:
+    def __init__(
+        self, objective: Objective, stream: Stream, recipe: Recipe, place: Place, looks: Looks | None, zeros: Zeros, progress: Progress
+    ) -> None:
         self.objective, self.stream, self.recipe, self.place = objective, stream, recipe, place
         self.looks, self.progress = looks, progress if place.first else Silent()
         self.student, self.joined = objective.student, place.joined(objective.student)
         self.parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.peak = recipe.lr or (NORMALIZED_LR if normalizations(self.student) else OTHER_LR)
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.peak, fused=True)
-        self.zeros, self.rounds = Zeros(self.student), stream.rounds()
+        self.zeros, self.rounds = zeros, stream.rounds()
         self.outcome = Outcome(features=len(objective.paths), zeros=self.zeros.count)
         self.generator: Tensor | None = None
         self.begin = self.saved = self.said = time.monotonic()

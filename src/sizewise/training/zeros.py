@@ -16,12 +16,17 @@ class Zeros:
 
     Args:
         model: whose weights are looked at; a parameter that several modules share is kept once.
+        pruned: where only those zeros are meant that another module has too: the one that was pruned, before its weights were
+            rounded, which makes zeros of small weights that may grow again. Parameters go by their names.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, pruned: nn.Module | None = None) -> None:
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
-        for parameter in model.parameters():
+        before = dict(pruned.named_parameters()) if pruned is not None else {}
+        for name, parameter in model.named_parameters():
             kept = parameter.detach() != 0
+            if pruned is not None:
+                kept |= before[name].detach().to(kept.device) != 0 if name in before else torch.ones_like(kept)
             if parameter.ndim >= 2 and parameter.is_floating_point() and 1 - float(kept.double().mean()) >= MEANT:
                 self._kept.append((parameter, kept))
 
