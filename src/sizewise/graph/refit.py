@@ -11,14 +11,15 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from sizewise.arith.repair import HeldOut
+from sizewise.graph.behind import Behind
 from sizewise.graph.flow import arguments, shape_of
-from sizewise.graph.layer_rows import argument, groups_of, layer_inputs, layer_outputs, picked
+from sizewise.graph.layer_rows import groups_of, layer_inputs, layer_outputs, picked
 from sizewise.graph.lockstep import Lockstep
 from sizewise.graph.refit_recurrent import fit_recurrent, is_recurrent
 from sizewise.graph.surgery import WHOLE, axes, axis_size, zero_indices
 from sizewise.protocols import Inputs, Progress, Silent
 
-__all__ = ["Kept", "refit"]
+__all__ = ["FittedLayer", "Kept", "refit", "weight_of"]
 
 Kept = Mapping[str, Mapping[str, Sequence[int]]]  # module path, "out" or "in", the indices that stay
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
@@ -57,7 +58,7 @@ def refit(
     generator = torch.Generator().manual_seed(seed)
     left_out = tuple(f"{path}." for path, by_axis in kept.items() if by_axis.get(WHOLE) == [])
     for node in lockstep.walk():
-        name = _weight(node)
+        name = weight_of(node)
         if name is None or name.startswith(left_out):
             continue
         own = kept.get(name.rpartition(".")[0], {})
@@ -65,7 +66,7 @@ def refit(
         if is_recurrent(node):
             fit_recurrent(lockstep, node, own)
         elif uses[lockstep.name(name)] == 1:  # weights that are used several times would be torn between several fits
-            layer = _Layer(lockstep, node, lockstep.name(name), own)
+            layer = FittedLayer(lockstep, node, lockstep.name(name), own)
             if layer.changed():
                 layer.fit_inputs() if _kind(node) in _TRANSPOSED else layer.fit(generator)
     return lockstep.weights
@@ -94,7 +95,7 @@ def _layer(node: Node) -> bool:
     return _kind(node) in kinds and isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
 
 
-def _weight(node: Node) -> str | None:
+def weight_of(node: Node) -> str | None:
     """Name of the first weight of a node that can be fitted."""
     if _layer(node):
         return str(node.args[1].target)  # type: ignore[union-attr]
@@ -102,17 +103,17 @@ def _weight(node: Node) -> str | None:
 
 
 @dataclass
-class _Layer:
+class FittedLayer:
     """One convolution or linear layer of a graph that is being walked."""
 
     lockstep: Lockstep
     node: Node
     name: str
     kept: Mapping[str, Sequence[int]]
-    behind: "_Behind" = field(init=False)
+    behind: Behind = field(init=False)
 
     def __post_init__(self) -> None:
-        self.behind = _Behind.of(self.lockstep, self.node)
+        self.behind = Behind.of(self.lockstep, self.node)
 
     def changed(self) -> bool:
         """Whether anything is lost here or was before, so that a fit can gain something."""
@@ -196,64 +197,3 @@ class _Layer:
             chosen = picked(outputs.shape[1], weight[0].numel(), groups, len(twins), generator)
             inputs = layer_inputs(self.node, x, weight.shape[2:], chosen)
             yield inputs, outputs if chosen is None else outputs[:, chosen]
-
-
-@dataclass(frozen=True)
-class _Behind:
-    """What follows a layer.
-
-    Attributes:
-        sink: name of the tensor that takes a constant, and whether it is the layer's bias; None where nothing does.
-        gain: of the normalization behind the layer, per channel; None where there is none.
-        stream: the other part of the sum that the output goes into, where both models know it already.
-    """
-
-    sink: tuple[str, bool] | None
-    gain: Tensor | None
-    stream: Node | None
-
-    @staticmethod
-    def of(lockstep: Lockstep, node: Node) -> "_Behind":
-        end, gain, sink = node, None, None
-        bias = argument(node, 2, "bias", None)
-        if isinstance(bias, Node) and bias.op == "get_attr":
-            sink = lockstep.name(bias), True
-        follower = _only_user(end)
-        if follower is not None and _kind(follower) == "batch_norm" and not follower.args[5]:
-            end, gain = follower, _gain(lockstep, follower)
-            mean: Node = follower.args[3]  # type: ignore[assignment]
-            sink = sink or (lockstep.name(mean), False)
-        return _Behind(sink, gain, _stream(lockstep, end))
-
-    def missing(self, lockstep: Lockstep, batch: int, y: Tensor) -> Tensor | float:
-        """What the residual stream lacks, in the layer's own output."""
-        if self.stream is None:
-            return 0.0
-        lost: Tensor = lockstep.whole(self.stream)[batch] - lockstep.twin(self.stream)[batch]
-        if lost.shape != y.shape:
-            return 0.0
-        if self.gain is None:
-            return lost
-        shape = (1, -1, *[1] * (y.ndim - 2))
-        usable = self.gain.abs() > 1e-6
-        return lost * torch.where(usable, 1 / torch.where(usable, self.gain, 1.0), 0.0).reshape(shape)
-
-
-def _gain(lockstep: Lockstep, norm: Node) -> Tensor:
-    weight, variance = norm.args[1], norm.args[4]
-    scale: Tensor = (lockstep.weights[lockstep.name(variance)] + float(norm.args[7])).rsqrt()  # type: ignore[arg-type]
-    if isinstance(weight, Node):
-        scale = lockstep.weights[lockstep.name(weight)] * scale
-    return scale
-
-
-def _only_user(node: Node) -> Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _stream(lockstep: Lockstep, end: Node) -> Node | None:
-    add = _only_user(end)
-    if add is None or _kind(add) not in ("add", "add_") or len(add.all_input_nodes) != 2 or add.kwargs:
-        return None
-    other = next(node for node in add.all_input_nodes if node is not end)
-    return other if lockstep.known(other) else None

@@ -11,7 +11,7 @@ from sizewise.profile.layer_times import Grid, Wanted, layer_times
 from sizewise.protocols import Inputs, Progress, Timer
 from sizewise.types import Cost
 
-__all__ = ["latency_cost"]
+__all__ = ["amounts_within", "latency_cost"]
 
 SURPLUS = 1.3  # times what a lone layer takes, for what is folded into it
 
@@ -48,11 +48,11 @@ def latency_cost(
     lone = {path: sum(grids[shape].whole for shape in found) for path, found in shapes.items()}
     assert profile.latency_s is not None
     whole = profile.latency_s.value
-    amounts = _amounts(profile, lone, whole)
+    amounts = amounts_within(profile, lone, whole)
     return ChannelCost(groups, whole, amounts, {path: _share([grids[shape] for shape in found]) for path, found in shapes.items()})
 
 
-def _amounts(profile: Cost, lone: Mapping[str, float], whole: float) -> dict[str, float]:
+def amounts_within(profile: Cost, lone: Mapping[str, float], whole: float) -> dict[str, float]:
     """Seconds within the whole model by layer, together at most those of the whole.
 
     By the runtime's own split, where it tells; a profiler overstates small kernels, and other work may be counted with a layer, so

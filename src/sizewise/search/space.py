@@ -7,7 +7,7 @@ from sizewise.types import Plan, Step
 __all__ = ["RATES", "harsher", "plans_for"]
 
 RATES = (0.4, 0.7)
-HEALED = ("channel_pruning", "weight_pruning")
+HEALED = ("channel_pruning", "weight_pruning", "low_rank")
 HEALER = "recovery"
 
 
