@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     )
     from sizewise.evaluate.metrics import Metric
     from sizewise.pipeline.bundle import load
+    from sizewise.pipeline.compress import compress_model
+    from sizewise.pipeline.compressed import load_compressed, save_compressed
     from sizewise.pipeline.export import export_model
     from sizewise.pipeline.fit import Result, fit
     from sizewise.pipeline.profile import profile_model
@@ -54,15 +56,18 @@ _HOME = {
     "UnknownName": "errors",
     "UnsupportedModel": "errors",
     "UsageError": "errors",
+    "compress_model": "pipeline.compress",
     "export_model": "pipeline.export",
     "fit": "pipeline.fit",
     "load": "pipeline.bundle",
+    "load_compressed": "pipeline.compressed",
     "load_model": "pipeline.saving",
     "load_scenario": "select.scenario",
     "profile_model": "pipeline.profile",
     "prune_model": "pipeline.prune",
     "quantize_model": "pipeline.quantize",
     "recover": "pipeline.recover",
+    "save_compressed": "pipeline.compressed",
     "save_model": "pipeline.saving",
     "select_scale": "pipeline.select",
     "survey": "pipeline.survey",
@@ -88,15 +93,18 @@ __all__ = [
     "UnknownName",
     "UnsupportedModel",
     "UsageError",
+    "compress_model",
     "export_model",
     "fit",
     "load",
+    "load_compressed",
     "load_model",
     "load_scenario",
     "profile_model",
     "prune_model",
     "quantize_model",
     "recover",
+    "save_compressed",
     "save_model",
     "select_scale",
     "survey",

@@ -42,6 +42,8 @@ __all__ = [
     "Scheme",
     "Skip",
     "Step",
+    "StoredTensor",
+    "StoredWeights",
     "Verdict",
     "Violation",
     "from_json",
@@ -609,6 +611,40 @@ class ScaleRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """How one tensor of the torch module is stored.
+
+    Attributes:
+        name: in the state dict; of a shared one the first.
+        size_bytes: in the file.
+        float_bytes: as float32.
+        form: the kind of its form, such as "integers".
+    """
+
+    name: str
+    size_bytes: int
+    float_bytes: int
+    form: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredWeights:
+    """The file of the torch module's weights, where a technique made it small.
+
+    Attributes:
+        path: relative to the candidate's folder.
+        size_bytes: on disk.
+        whole_bytes: of the parameters and buffers that the scale had before, as float32.
+        tensors: what of it each takes.
+    """
+
+    path: str
+    size_bytes: int
+    whole_bytes: int
+    tensors: tuple[StoredTensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One plan tried.
 
@@ -617,6 +653,7 @@ class Candidate:
         status: measured; stopped (hopeless before lowering, see reason); failed (see reason); untried (time ran out).
         reason: why it is not measured.
         on_frontier: no other measured candidate is at least as good on every count and better on one.
+        stored: the small file of its weights; None where weights are stored as they are.
         seconds: what trying it took.
     """
 
@@ -627,6 +664,7 @@ class Candidate:
     changes: tuple[Change, ...] = ()
     artefact: Artefact | None = None
     measured: Measurement | None = None
+    stored: StoredWeights | None = None
     on_frontier: bool = False
     seconds: float = 0.0
 

@@ -13,6 +13,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "int8_dynamic": [{}],
     "weight_only": [{}, {"dtype": "int4"}, {"dtype": "float16"}],
     "recovery": [{"epochs": 1}],
+    "low_rank": [{"rate": 0.25}, {"rate": 0.4, "target": "macs"}],
+    "weight_sharing": [{}, {"bits": 4}, {"bits": 3, "values": "codebook"}],
     "channel_pruning": [{"rate": 0.25}, {"rate": 0.5}],
     "weight_pruning": [{}, {"pattern": "2:4", "method": "wanda"}, {"pattern": "4x1"}, {"rate": 0.8, "method": "global"}],
 }

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sizewise.cli import demo, devices, fit, profile, prune, quantize, select
+from sizewise.cli import compress, demo, devices, fit, profile, prune, quantize, select
 from sizewise.errors import SizewiseError
 
 __all__ = ["app", "main"]
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("fit")(fit.command)
 app.command("prune")(prune.command)
 app.command("quantize")(quantize.command)
+app.command("compress")(compress.command)
 app.command("select")(select.command)
 app.command("profile")(profile.command)
 app.command("devices")(devices.command)

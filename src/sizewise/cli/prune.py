@@ -6,7 +6,7 @@ import typer
 
 from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Recover, Resume, RuntimeName, Seed, Task, print_result
 
-__all__ = ["command"]
+__all__ = ["Scale", "command", "read_share"]
 
 Rate = Annotated[str | None, typer.Option(help="Share that goes, such as 0.5 or 50%; half by default. N:M says it itself.")]
 Scale = Annotated[str | None, typer.Option(help="The candidate that is pruned; the task's reference by default.")]
@@ -45,7 +45,7 @@ def command(
     from sizewise.pipeline.progress import shown
     from sizewise.units import parse_training
 
-    share = None if rate is None else _share(rate)
+    share = None if rate is None else read_share(rate)
     if recover is not None:
         parse_training(recover, "--recover")
     check_runtime(runtime)
@@ -58,7 +58,8 @@ def command(
     print_result(result, as_json=json)
 
 
-def _share(text: str) -> float:
+def read_share(text: str) -> float:
+    """A share as people write it: 0.5 or 50%."""
     from sizewise.errors import UsageError
 
     number, percent = text.strip().removesuffix("%").rstrip(), text.strip().endswith("%")

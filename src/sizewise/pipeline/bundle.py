@@ -9,7 +9,7 @@ from torch import nn
 from sizewise.errors import UsageError
 from sizewise.files import replacing, sha256_of, write_bytes, write_text
 from sizewise.pipeline.apply import rebuild_plan
-from sizewise.pipeline.weights import load_state
+from sizewise.pipeline.weights import WEIGHT_FILES, load_weights
 from sizewise.protocols import Context
 from sizewise.report.card import render_card
 from sizewise.report.html import render_html
@@ -36,7 +36,9 @@ def write_bundle(out: Path, trial: Path, record: RunRecord, snippet: str) -> Non
     artefact = record.winner.artefact
     assert artefact is not None
     (out / SUMS).unlink(missing_ok=True)  # a bundle without checksums is known to be unfinished
-    names = [artefact.path, "weights.safetensors", "plan.json"]
+    for name in WEIGHT_FILES:  # of an earlier bundle
+        (out / name).unlink(missing_ok=True)
+    names = [artefact.path, *(name for name in WEIGHT_FILES if (trial / name).is_file()), "plan.json"]
     for name in names:
         with replacing(out / name) as draft:
             shutil.copyfile(trial / name, draft)
@@ -69,7 +71,7 @@ def load(folder: str | Path, task: Task) -> nn.Module:
     saved = from_json(SavedPlan, path.read_bytes(), where=str(path))
     context = Context(task.example, scheme=saved.scheme, seed=saved.plan.seed)
     module = rebuild_plan(task.build(saved.plan.scale, saved.plan.seed), saved.plan, context)
-    load_state(module, folder / "weights.safetensors")
+    load_weights(module, folder)
     return module
 
 

@@ -76,7 +76,7 @@ def conclude(
     setup.progress.working("measuring the finalists side by side" if given is None else "measuring the files side by side")
     final = _finals(setup, prepared, reference, candidates, given)
     setup.progress.working(f"{final.chosen.plan.scale}: {final.chosen.plan.label}: judging on the test split")
-    closely = {final.chosen.id} if given is None else {c.id for c in candidates}
+    closely = {final.chosen.id} if given is None else {c.id for c in candidates if c.measured}
     everything = tuple(_with(c, memory=_memory(setup, bench, c)) if c.id in closely else c for c in final.candidates)
     chosen = next(c for c in everything if c.id == final.chosen.id)
     assert chosen.measured is not None

@@ -1,13 +1,14 @@
-"""The main job without its search: one scale, one plan, and the whole model's file to compare with."""
+"""The main job without its search: one scale, one plan or some ways to the same end, and the whole model's file to compare with."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from sizewise.devices.loader import load_device
-from sizewise.errors import UnknownName, UsageError
+from sizewise.errors import ParityError, PreconditionError, SizewiseError, UnknownName, UnsupportedModel, UsageError
 from sizewise.pipeline.apply import make_technique
 from sizewise.pipeline.conclude import conclude
 from sizewise.pipeline.export import find_runtime
@@ -22,7 +23,9 @@ from sizewise.protocols import Progress, Runtime, Silent
 from sizewise.tasks.task import Task
 from sizewise.types import Budget, Candidate, Plan, Step
 
-__all__ = ["pick_scale", "run_plan"]
+__all__ = ["pick_scale", "run_plan", "run_ways"]
+
+Ways = Sequence[Sequence[Sequence[Step]]]
 
 
 def run_plan(
@@ -57,19 +60,43 @@ def run_plan(
         UnsupportedModel: a step or the runtime cannot treat the model.
         ParityError: a file does not compute what its module computes.
     """
-    if not steps:
-        raise UsageError("a plan has at least one step", where="run_plan", hint="sizewise.export_model lowers a model as it is")
-    for step in steps:  # what cannot be meant is refused before anything is trained
+    return run_ways(task, [[steps]], scale=scale, runtime=runtime, out=out, resume=resume, seed=seed, progress=progress)
+
+
+def run_ways(
+    task: Task,
+    ways: Ways,
+    *,
+    scale: str | None = None,
+    runtime: str | Runtime = "onnxruntime",
+    out: str | Path = "runs/plan",
+    resume: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """As `run_plan`, with several ways to shrink the scale; the one that scores best on validation is judged and bundled.
+
+    Args:
+        task: candidates, data and metric.
+        ways: families of lists of steps. Within a family the next is tried only if the last scored better than the one before it.
+        scale, runtime, out, resume, seed, progress: as for `run_plan`.
+
+    Raises:
+        UsageError, PreconditionError, UnsupportedModel, ParityError: as `run_plan`, where no way comes to its end.
+    """
+    for step in [step for family in ways for steps in family for step in steps]:  # what cannot be meant is refused before training
         make_technique(step.technique, step.settings)
-        if step.technique == RECOVERY:
+        if step.technique == RECOVERY or step.settings.get("recovery"):
             check_train(task)
+    if not all(steps for family in ways for steps in family):
+        raise UsageError("a plan has at least one step", where="run_plan", hint="sizewise.export_model lowers a model as it is")
     chosen = pick_scale(task, scale)
     found, place = find_runtime(runtime), load_device("local")
     store, alone = Store(Path(out), resume=resume), _alone(task, chosen, seed)
     setup = make_setup(alone, Budget(), found, place, store, seed, progress or Silent(), None)
-    plans = [Plan(scale=chosen, steps=part, seed=seed) for part in ((), tuple(steps))]
+    families = [[Plan(scale=chosen, steps=tuple(steps), seed=seed) for steps in family] for family in ways]
     with threads(place.threads):
-        return _run(setup, plans)
+        return _run(setup, Plan(scale=chosen, seed=seed), families)
 
 
 def pick_scale(task: Task, scale: str | None) -> str:
@@ -97,17 +124,53 @@ def _alone(task: Task, scale: str, seed: int) -> Task:
     return twin
 
 
-def _run(setup: Setup, plans: Sequence[Plan]) -> Result:
+def _run(setup: Setup, whole: Plan, families: Sequence[Sequence[Plan]]) -> Result:
     data = read_data(setup)
     identity = fingerprint(setup, data)
     setup.store.identify(identity, setup.task.name)
-    setup.progress.start(len(plans) + 2)
+    setup.progress.start(sum(map(len, families)) + 3)
     prepared = prepare_scales(setup)
     (scale,) = prepared
     bench = make_bench(setup, prepared[scale])
-    candidates = [_carry_out(setup, plan, prepared[scale], bench) for plan in plans]
-    record = conclude(setup, bench, prepared, scale, candidates, {"fingerprint": identity, "data": data}, given=candidates[-1].id)
+    before = _carry_out(setup, whole, prepared[scale], bench)
+    tried = _tried(setup, families, prepared[scale], bench)
+    given = max((c for c in tried if c.measured), key=lambda c: _worth(c, bench)).id
+    record = conclude(setup, bench, prepared, scale, [before, *tried], {"fingerprint": identity, "data": data}, given=given)
     return finish(setup, record)
+
+
+def _tried(setup: Setup, families: Sequence[Sequence[Plan]], scale: Prepared, bench: Bench) -> list[Candidate]:
+    """What became of the ways that were worth a look.
+
+    Raises:
+        PreconditionError, UnsupportedModel, ParityError: what the first way raised, where none could be measured.
+    """
+    found: list[Candidate] = []
+    failed: list[SizewiseError] = []
+    for family in families:
+        best = -math.inf
+        for plan in family:
+            try:
+                candidate = _carry_out(setup, plan, scale, bench)
+            except (PreconditionError, UnsupportedModel, ParityError) as error:
+                failed.append(error)
+                found.append(Candidate(id=Store.identifier(plan), plan=plan, status="failed", reason=" ".join(str(error).split())))
+                setup.progress.advance(f"{plan.scale}: {plan.label}: failed: {error.what}")
+                break
+            found.append(candidate)
+            if _worth(candidate, bench) <= best:
+                break
+            best = _worth(candidate, bench)
+    if failed and not any(candidate.measured for candidate in found):
+        raise failed[0]
+    return found
+
+
+def _worth(candidate: Candidate, bench: Bench) -> float:
+    """Its score on validation; more is better."""
+    assert candidate.measured is not None
+    score = candidate.measured.quality.score.value
+    return score if bench.metric.higher_is_better else -score
 
 
 def _carry_out(setup: Setup, plan: Plan, scale: Prepared, bench: Bench) -> Candidate:

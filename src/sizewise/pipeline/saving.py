@@ -11,26 +11,26 @@ from sizewise.errors import UsageError
 from sizewise.files import write_bytes
 from sizewise.pipeline.apply import rebuild_plan
 from sizewise.pipeline.bundle import SavedPlan
-from sizewise.pipeline.weights import load_state, save_state
+from sizewise.pipeline.weights import load_weights, save_weights
 from sizewise.protocols import Context
 from sizewise.types import Plan, Step, from_json, to_json
 
-__all__ = ["load_model", "remember", "save_model"]
+__all__ = ["HELD", "load_model", "remember", "save_model"]
 
-_HELD = "shrunk_by"
-_PLAN, _WEIGHTS = "plan.json", "weights.safetensors"
+HELD = "shrunk_by"  # the attribute of a module that holds its plan
+_PLAN = "plan.json"
 
 
 def remember(shrunk: nn.Module, source: nn.Module, step: Step, context: Context, runtime: str) -> None:
     """Let a module know what made it out of a float one, with what made its source."""
-    before: SavedPlan | None = getattr(source, _HELD, None)
+    before: SavedPlan | None = getattr(source, HELD, None)
     plan = before.plan if before is not None else Plan(scale="model", seed=context.seed)
     saved = SavedPlan(plan=replace(plan, steps=(*plan.steps, step)), runtime=runtime, scheme=context.scheme)
-    setattr(shrunk, _HELD, saved)
+    setattr(shrunk, HELD, saved)
 
 
 def save_model(model: nn.Module, folder: str | Path) -> None:
-    """Save what `prune_model`, `quantize_model` or `recover` gave: `weights.safetensors` and `plan.json`.
+    """Save what `prune_model`, `quantize_model` or `recover` gave: its weights and `plan.json`.
 
     Args:
         model: the module itself; copies of quantized ones do not know any more what made them.
@@ -39,7 +39,7 @@ def save_model(model: nn.Module, folder: str | Path) -> None:
     Raises:
         UsageError: the module does not know what made it, or its state holds something that is not a tensor.
     """
-    saved: SavedPlan | None = getattr(model, _HELD, None)
+    saved: SavedPlan | None = getattr(model, HELD, None)
     if saved is None:
         raise UsageError(
             "the module does not know how it was shrunk",
@@ -49,7 +49,7 @@ def save_model(model: nn.Module, folder: str | Path) -> None:
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_state(model, folder / _WEIGHTS)
+    save_weights(model, folder)
     write_bytes(folder / _PLAN, to_json(saved))
 
 
@@ -75,6 +75,6 @@ def load_model(folder: str | Path, model: nn.Module, example_inputs: Any) -> nn.
     saved = from_json(SavedPlan, path.read_bytes(), where=str(path))
     context = Context(as_inputs(example_inputs), scheme=saved.scheme, seed=saved.plan.seed)
     module = rebuild_plan(model, saved.plan, context)
-    load_state(module, folder / _WEIGHTS)
-    setattr(module, _HELD, saved)
+    load_weights(module, folder)
+    setattr(module, HELD, saved)
     return module

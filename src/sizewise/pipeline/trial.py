@@ -10,6 +10,7 @@ from numpy import ndarray
 from torch import nn
 
 from sizewise.data.batches import examples_in
+from sizewise.data.model_size import float_bytes
 from sizewise.errors import ParityError, PreconditionError, UnsupportedModel
 from sizewise.evaluate.metrics import Metric
 from sizewise.evaluate.paired import median_interval
@@ -22,8 +23,9 @@ from sizewise.pipeline.export import check_parity
 from sizewise.pipeline.progress import Within
 from sizewise.pipeline.scales import Prepared
 from sizewise.pipeline.setup import Setup
+from sizewise.pipeline.small_weights import described
 from sizewise.pipeline.store import save_scores
-from sizewise.pipeline.weights import save_state
+from sizewise.pipeline.weights import SMALL, save_weights
 from sizewise.profile.timing import time_interleaved
 from sizewise.protocols import Context, Runner, Runtime
 from sizewise.report._format import limit_value
@@ -135,6 +137,8 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candida
     else:
         context.progress.working("lowering and measuring the file")
         candidate = _lowered(module, applied, candidate, folder, bench)
+        if (folder / SMALL).is_file():
+            candidate = replace(candidate, stored=described(module, folder / SMALL, float_bytes(model)))
     return replace(candidate, seconds=time.perf_counter() - begin)
 
 
@@ -142,7 +146,7 @@ def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Pat
     artefact = bench.runtime.lower(module, bench.context.example, folder / bench.runtime.file_name)
     runner = bench.runtime.load(folder / artefact.path, threads=bench.threads)
     measured, scores = _measure(module, artefact, runner, folder, bench)
-    save_state(module, folder / "weights.safetensors")
+    save_weights(module, folder)
     write_bytes(folder / "plan.json", to_json(SavedPlan(plan=applied, runtime=bench.runtime.name, scheme=bench.runtime.scheme)))
     save_scores(folder / "scores.npy", scores)
     return replace(candidate, status="measured", artefact=artefact, measured=measured)

@@ -1,4 +1,4 @@
-"""A module's state to `weights.safetensors` and back; tensors that share memory are stored once and stay shared."""
+"""A module's state to a folder and back: `weights.swz` where a technique made it small, `weights.safetensors` otherwise."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,46 @@ from torch import Tensor, nn
 
 from sizewise.errors import UsageError
 from sizewise.files import write_bytes
+from sizewise.pipeline.small_weights import read_small, write_small
+from sizewise.storage.forms import attached_forms
+from sizewise.storage.swz import open_swz
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["WEIGHT_FILES", "load_state", "load_weights", "save_state", "save_weights"]
+
+PLAIN, SMALL = WEIGHT_FILES = ("weights.safetensors", "weights.swz")
 
 _SHARED = "shared"
 
 
+def save_weights(model: nn.Module, folder: Path) -> Path:
+    """Write a module's state into a folder; gives the file. Forms that a technique attached make it the small one."""
+    small = bool(attached_forms(model))
+    path, other = (folder / name for name in ((SMALL, PLAIN) if small else (PLAIN, SMALL)))
+    if small:
+        write_small(model, path)
+    else:
+        save_state(model, path)
+    other.unlink(missing_ok=True)
+    return path
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load what `save_weights` wrote into a module of the same structure.
+
+    Raises:
+        UsageError: no such file, a damaged file, or weights of another structure.
+    """
+    if (folder / SMALL).is_file():
+        read_small(open_swz(folder / SMALL), model)
+    else:
+        load_state(model, folder / PLAIN)
+
+
 def save_state(model: nn.Module, path: Path) -> None:
-    """Write every parameter and buffer; names that share one tensor are listed in the header's metadata."""
+    """Write every parameter and buffer as safetensors; tensors that share memory are stored once and stay shared.
+
+    Names that share one tensor are listed in the header's metadata.
+    """
     first: dict[tuple[object, ...], str] = {}
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}

@@ -27,6 +27,7 @@ __all__ = [
     "size_ratio",
     "speedup",
     "verdict_rows",
+    "ways",
     "whole",
     "why_slow",
     "winner",
@@ -119,9 +120,25 @@ def figures(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
             format_bytes(measured.size_bytes),
             f"{smaller} than {record.reference}'s float weights ({format_bytes(record.reference_weight_bytes)})",
         ),
+        *_stored(record),
         ("memory", fmt.interval(measured.memory, format_bytes), "peak growth of a fresh process"),
         (found.metric, fmt.quality(found.score, found.metric), judged_on(record) + against),
     )
+
+
+def _stored(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
+    stored = record.winner.stored
+    if stored is None:
+        return ()
+    smaller = fmt.times(stored.whole_bytes / max(stored.size_bytes, 1), "smaller", "larger")
+    return (("stored", format_bytes(stored.size_bytes), f"{stored.path}: weights of the torch module, {smaller} than in float32"),)
+
+
+def ways(record: RunRecord) -> tuple[Candidate, ...]:
+    """What else was tried to the same end, where nothing was searched; with the reason where it was not measured."""
+    if record.searched:
+        return ()
+    return tuple(c for c in record.candidates if c.plan.steps and c.id != record.chosen)
 
 
 def fit_sentence(record: RunRecord) -> str:

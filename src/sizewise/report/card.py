@@ -12,7 +12,6 @@ __all__ = ["render_card"]
 # a bracket alone means nothing; only what may follow it makes a link
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _FILES = (
-    ("weights.safetensors", "weights of the shrunk torch model"),
     ("plan.json", "what was done, so that the torch model can be rebuilt"),
     ("run.json", "the record of the run: every candidate, figure and reason"),
     ("report.html", "the same to look at; opens without a network"),
@@ -99,7 +98,9 @@ def _interface(record: RunRecord) -> str:
 def _files(record: RunRecord) -> str:
     artefact = record.winner.artefact
     model = [] if artefact is None else [(artefact.path, f"the model, for {_text(artefact.runtime)}")]
-    return "## Files\n\n" + "\n".join(f"- {_text(name)}: {what}" for name, what in (*model, *_FILES))
+    stored = record.winner.stored
+    weights = ("weights.safetensors" if stored is None else stored.path, "weights of the shrunk torch model")
+    return "## Files\n\n" + "\n".join(f"- {_text(name)}: {what}" for name, what in (*model, weights, *_FILES))
 
 
 def _limits(record: RunRecord) -> str:

@@ -28,7 +28,7 @@ def render_html(record: RunRecord) -> str:
     Raises:
         InternalError: the record chose a candidate without measurements.
     """
-    sections = (_banner, _head, _verdict, _frontier, _candidates, _scales, _changes, _warnings, _method)
+    sections = (_banner, _head, _verdict, _frontier, _candidates, _scales, _changes, _stored, _warnings, _method)
     title = f"{record.task}: {fmt.plan_name(record.winner.plan)}"
     if not record.feasible:
         title = f"{story.OUTSIDE}: {title}"
@@ -214,6 +214,31 @@ def _change(step: Step, change: Change) -> Html:
             bullets(change.notes),
         )
     )
+
+
+def _stored(record: RunRecord) -> Html:
+    stored = record.winner.stored
+    if stored is None:
+        return Html("")
+    largest = sorted(stored.tensors, key=lambda tensor: (-tensor.size_bytes, tensor.name))
+    rows = [
+        (
+            tag("code", tensor.name),
+            tensor.form,
+            format_bytes(tensor.float_bytes),
+            format_bytes(tensor.size_bytes),
+            f"{32 * tensor.size_bytes / max(tensor.float_bytes, 1):.2f}",
+        )
+        for tensor in largest
+    ]
+    head = ("Tensor", "Form", "In float32", "Stored", "Bits per number")
+    rest = stored.size_bytes - sum(tensor.size_bytes for tensor in stored.tensors)
+    words = (
+        f"{stored.path} holds the torch module's weights in {format_bytes(stored.size_bytes)}; the whole model's take "
+        f"{format_bytes(stored.whole_bytes)} in float32. {format_bytes(rest)} of it are names, shapes and checksums. "
+        "sizewise.load reads it; the runtime's file holds decoded weights."
+    )
+    return section("Stored weights", paragraph(words), table(head, rows, numbers=head[2:], label="Stored bytes of every tensor"))
 
 
 def _warnings(record: RunRecord) -> Html:

@@ -91,8 +91,10 @@ def _beside(record: RunRecord) -> list[str]:
     if before is None or before.measured is None:
         return []
     head = ("", "latency", "file size", "memory", f"{record.metric} on validation", "drop")
-    rows = [_beside_row(name, found) for name, found in (("whole", before.measured), ("this file", story.winner(record)))]
-    return [f"beside the whole {before.plan.scale}:", *columns([head, *rows])]
+    others = [(fmt.plan_name(c.plan), c.measured) for c in story.ways(record) if c.measured]
+    rows = [_beside_row(name, found) for name, found in (("whole", before.measured), ("this file", story.winner(record)), *others)]
+    failed = [line for c in story.ways(record) if not c.measured for line in wrap(f"{fmt.plan_name(c.plan)}: {c.reason}", "  ")]
+    return [f"beside the whole {before.plan.scale}:", *columns([head, *rows]), *failed]
 
 
 def _beside_row(name: str, measured: Measurement) -> tuple[str, ...]:
