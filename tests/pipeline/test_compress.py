@@ -144,7 +144,8 @@ def test_ways_begin_mildly() -> None:
         assert all([step.technique for step in steps[1:]] == ["recovery", "weight_sharing"] for steps in family)
 
 
-def test_ways_of_a_task_the_best_on_validation_is_bundled_with_its_small_file(tmp_path: Path) -> None:
+def test_ways_of_a_task_the_best_on_validation_is_bundled_with_its_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_plan, "NOTHING", -1.0)
     task, share = tiny_task(), Step(technique="weight_sharing", settings={"rate": 0.5})
     cut = Step(technique="channel_pruning", settings={"rate": 0.5, "target": "params"})
     result = run_ways(task, [[(share,)], [(cut, share)]], runtime=NullRuntime(), out=tmp_path / "out")
@@ -167,13 +168,20 @@ def test_ways_of_a_task_the_best_on_validation_is_bundled_with_its_small_file(tm
 
 def test_a_family_ends_where_it_gets_no_better_and_a_way_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worth = iter([0.9, 0.8, 0.7])
-    monkeypatch.setattr(one_plan, "_worth", lambda candidate, bench: next(worth, 0.0))
+    monkeypatch.setattr(one_plan, "_worth", lambda candidate, bench: next(worth, 0.0) if candidate.plan.steps else 1.0)
     shares = [(Step(technique="weight_sharing", settings={"rate": rate}),) for rate in (0.6, 0.5, 0.4)]
     impossible = (Step(technique="weight_sharing", settings={"size": 1}),)
     result = run_ways(tiny_task(), [[impossible], shares], runtime=NullRuntime(), out=tmp_path / "out")
     status = [c.status for c in result.record.candidates if c.plan.steps]
     assert status == ["failed", "measured", "measured"]
     assert "so few bytes" in summary(result.record)
+
+
+def test_nothing_else_is_tried_where_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_plan, "_worth", lambda candidate, bench: 0.95)
+    ways = [[(Step(technique="weight_sharing", settings={"rate": rate}),)] for rate in (0.6, 0.5)]
+    result = run_ways(tiny_task(), ways, runtime=NullRuntime(), out=tmp_path / "out")
+    assert len([c for c in result.record.candidates if c.plan.steps]) == 1
 
 
 def test_where_every_way_fails_the_first_says_why(tmp_path: Path) -> None:

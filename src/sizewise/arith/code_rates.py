@@ -19,7 +19,7 @@ def code_bits(counts: Float[Tensor, "options levels"]) -> Float[Tensor, "options
     """Bits that a code takes, -log2 of its share.
 
     Source: Shannon, A Mathematical Theory of Communication, 1948. Deviation: `UNSEEN` occurrences are added to each, as in the
-    estimator of Krichevsky and Trofimov, 1981.
+    estimator of Krichevsky and Trofimov, 1981. With a tenth instead, prices drive more codes out, which was worse at low rates.
     """
     spread = counts + UNSEEN
     return (spread.sum(1, keepdim=True) / spread).log2()

@@ -7,8 +7,10 @@ one bit more is worth what it costs, and steps of all layers fit one another whe
 
 On layer2.4.conv2 and layer3.5.conv1 of ResNet-56 (covariances of 200 pictures, bits by entropy), errors at the same bits as shares of those
 of nearest codes: at 1.5 bits 0.68 and 0.60 with compensation, 0.62 and 0.54 with prices too; at 3 bits 0.63 and 0.55 either way. Half
-and twice the slope do about as well. A step for every column, in proportion to its U_ii (below), would be worth another 0.03 to 0.12 bits
-there, about what storing such steps takes; it was left out.
+and twice the slope are about as good there, but over many layers half of it was better: at 1.4 bits the outputs of a GRU changed by 1.1 % of
+their variance instead of 2.6 %, and those of ResNet-20 by 3.6 % instead of 3.8 %. Prices draw weights towards zero, and what single layers
+do not show adds up. A step for every column, in proportion to its U_ii (below), would be worth another 0.03 to 0.12 bits, about what
+storing such steps takes; it was left out.
 """
 
 import math
@@ -19,13 +21,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sizewise.arith.code_rates import code_bits, code_counts
+from sizewise.arith.code_rates import code_bits, code_counts, entropy_bits
 from sizewise.arith.rounding import damped, output_errors
 from sizewise.errors import PreconditionError, UsageError
 
 __all__ = ["SLOPE", "Rounded", "nearest_codes", "rate_rounded", "uniform_levels"]
 
-SLOPE = 2 * math.log(2) / 12  # of the error at high rates, in squared steps per bit
+SLOPE = math.log(2) / 12  # in squared steps per bit: half of that of the error at high rates
 ROUNDS = 2  # rounding, then prices by the codes it gave, then rounding again
 LEAST = 1e-9  # damping that makes moments invertible in double precision
 SLAB = 128  # columns whose changes are passed on to the others at once
@@ -117,8 +119,7 @@ def rate_rounded(
         bits = code_bits(_counts(codes, levels))
     values = problem.values(codes)
     errors = torch.stack([output_errors(weight, own, moments).sum() for own in values])
-    flat = codes.flatten(1)
-    return Rounded(codes, values, errors, bits.gather(1, flat).sum(1), cost)
+    return Rounded(codes, values, errors, entropy_bits(_counts(codes, levels)), cost)
 
 
 def _check(weight: Tensor, levels: Tensor, rounds: int) -> None:

@@ -8,7 +8,7 @@ from sizewise.graph.observers import ActivationObserver, WeightObserver, mode
 from sizewise.graph.prepared import Prepared
 from sizewise.graph.round_layers import weight_observer
 
-__all__ = ["fewest", "layer_errors", "narrowest"]
+__all__ = ["affordable", "fewest", "layer_errors", "narrowest"]
 
 
 def layer_errors(prepared: Prepared, change: OutputChange) -> dict[str, float]:
@@ -78,3 +78,30 @@ def narrowest(errors: Mapping[str, float], saved: Mapping[str, int], wanted: int
             chosen.remove(path)
             left += saved[path]
     return frozenset(chosen)
+
+
+def affordable(errors: Mapping[str, float], prices: Mapping[str, float], allowance: float) -> frozenset[str]:
+    """Layers that together cost no more than is allowed, those first that take most error away per price; what does not fit is passed over.
+
+    Layers that cost nothing or less are all taken, and what they save may be spent, even where nothing else is allowed.
+
+    Args:
+        errors: that go when a layer is taken.
+        prices: of the same layers.
+        allowance: in the unit of the prices.
+
+    Source: Dantzig, Discrete-Variable Extremum Problems, Operations Research 1957: the better of this and of the worst single layer that
+    can be paid takes away at least half of what any choice could.
+    """
+    free = {path for path in errors if prices[path] <= 0}
+    left = room = allowance - sum(prices[path] for path in free)
+    chosen: set[str] = set()
+    paid = sorted(errors.keys() - free, key=lambda path: (-errors[path] / prices[path], path))
+    for path in paid:
+        if prices[path] <= left:
+            chosen.add(path)
+            left -= prices[path]
+    worst = max((path for path in paid if prices[path] <= room), key=lambda path: errors[path], default=None)
+    if worst is not None and errors[worst] > sum(errors[path] for path in chosen):
+        chosen = {worst}
+    return frozenset(free | chosen)

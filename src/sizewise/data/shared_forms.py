@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sizewise.arith.shared_codes import MOST, Shared
+from sizewise.arith.shared_codes import Shared
 from sizewise.graph.coded import Weight
 from sizewise.storage.forms import Codebook, Constant, Form, Integers, shortest, stored_bytes
 from sizewise.storage.swz import file_bytes
 
 __all__ = ["model_bytes", "plain_form", "shared_form", "vector_form"]
 
-HEAD = 20  # bytes of a tensor in the file's header, about
+MOST = 127  # codes of one byte reach from -127 to 127
 METADATA = 256  # bytes left for the plan that may be saved beside the tensors
 EXACT = 2.0**-10  # relative error of half precision that is harmless
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sizewise.arith.allocation import allocate
 from sizewise.arith.rate_rounding import rate_rounded, uniform_levels
 from sizewise.arith.rounding import output_errors
-from sizewise.arith.shared_codes import MOST, Shared, on_codebook, on_grid
+from sizewise.arith.shared_codes import Shared, finest_step, on_codebook, on_grid
 from sizewise.data.outputs import OutputChange
 from sizewise.graph.share_layers import Aim
 from sizewise.protocols import Inputs
@@ -90,8 +90,7 @@ def share(aim: Aim, kind: Kind, size: float, *, single: bool = False) -> Shared:
     """Codes and values at one fineness."""
     if kind == "codebook":
         return on_codebook(aim.weight, aim.moments, max(1, round(size)))
-    least = float(aim.weight.abs().max()) / MOST
-    return on_grid(aim.weight, aim.moments, max(size, least), single=single)
+    return on_grid(aim.weight, aim.moments, max(size, finest_step(aim.weight)), single=single)
 
 
 def finenesses(aim: Aim, kind: Kind, bits: float, judge: Judge, seed: int) -> Fineness:
@@ -125,10 +124,10 @@ def _on_grids(aim: Aim, seed: int) -> tuple[list[float], list[float], list[float
     largest, rms = float(aim.weight.abs().max()), float(aim.weight.double().square().mean().sqrt())
     if not largest:
         return [1.0], [float(PER_WEIGHT)], [0.0]
-    finest = largest / MOST
+    finest = finest_step(aim.weight)
     turns = max(1, math.ceil(math.log(COARSEST * rms / finest) / math.log(STEPS)))
     steps = torch.tensor([finest * STEPS**turn for turn in range(turns + 1)], dtype=torch.float64)
-    found = rate_rounded(some, aim.moments, uniform_levels(steps, MOST), steps, rounds=1)
+    found = rate_rounded(some, aim.moments, uniform_levels(steps, math.ceil(largest / finest)), steps, rounds=1)
     times = aim.weight.numel() / some.numel()
     return steps.tolist(), (found.bits / 8 * times + PER_WEIGHT).tolist(), (found.errors * times).tolist()
 

@@ -6,7 +6,7 @@ to get them, and between layers, is made by the outputs of the simulated graph o
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.fx import GraphModule
@@ -18,13 +18,13 @@ from sizewise.data.outputs import OutputChange
 from sizewise.errors import PreconditionError
 from sizewise.graph.equalization import equalize, links
 from sizewise.graph.observers import mode
-from sizewise.graph.prepared import Prepared, copied, prepare
+from sizewise.graph.prepared import Prepared, convert, copied, prepare
 from sizewise.graph.round_layers import round_layers, weight_sizes
 from sizewise.protocols import Context, Inputs
 from sizewise.types import Scheme, Skip
 from sizewise.units import format_bytes
 
-__all__ = ["Calibration", "Tried", "Wish", "narrowed", "spared", "stay"]
+__all__ = ["Calibration", "Tried", "Wish", "effects", "narrowed", "respared", "spared", "stay"]
 
 JUDGED = 4  # every so-manieth batch is held back
 SENSED = 64  # examples that the effect of single layers is looked at on
@@ -112,6 +112,13 @@ class Calibration:
         fitted = [self._fitted(one) for one in [best, *wide]]
         return min([*fitted, best], key=lambda one: one.error)
 
+    def rough(self, skip: tuple[str, ...]) -> nn.Module:
+        """The converted graph with ranges of one batch and nothing fitted: as fast as any other with the same layers in float."""
+        prepared = prepare(self.graph, self.scheme, skip)
+        prepared.watch((self.fitting or self.judged)[:1])
+        prepared.set_ranges("minmax")
+        return convert(prepared)
+
     def error(self, prepared: Prepared) -> float:
         """Of the outputs, with all integers simulated."""
         with mode(prepared.graph, "simulate"):
@@ -186,14 +193,11 @@ def spared(calibration: Calibration, first: Tried, max_drop: float, judge: Calla
 
     def holds(count: int) -> bool:
         if count and not order:
-            progress.working("the effect of every layer")
-            unrounded = calibration.run(replace(first.wish, methods=(first.method,), even=False, nearest=True))
-            errors = layer_errors(unrounded.prepared, _sensed(calibration))
+            errors = effects(calibration, first)
             order.extend(sorted(errors, key=lambda path: (-errors[path], path)))
         if count not in found:
             progress.working(f"the quality with {count} layers in float")
-            wish = replace(first.wish, methods=(first.method,), even=first.even, skip=(*first.wish.skip, *order[:count]))
-            found[count] = calibration.run(wish)
+            found[count] = respared(calibration, first, order[:count])
         with mode(found[count].prepared.graph, "simulate"):
             drops[count] = whole - judge(found[count].prepared.graph)
         return drops[count] <= max_drop + 1e-12
@@ -208,11 +212,25 @@ def spared(calibration: Calibration, first: Tried, max_drop: float, judge: Calla
     return found[count], f"{note} ({len(drops)} evaluations)"
 
 
-def stay(tried: Tried, asked: Sequence[str]) -> tuple[Skip, ...]:
-    """What stays float, with the reason where layers were spared for the drop's sake."""
-    spared_for = "spared: its integers change the outputs most, and the drop is limited"
+def effects(calibration: Calibration, tried: Tried) -> dict[str, float]:
+    """Change of the outputs when one layer alone is integers, without fitted weights, by its path."""
+    calibration.context.progress.working("the effect of every layer")
+    unrounded = calibration.run(replace(tried.wish, methods=(tried.method,), even=False, nearest=True))
+    return layer_errors(unrounded.prepared, _sensed(calibration))
+
+
+def respared(calibration: Calibration, first: Tried, layers: Sequence[str]) -> Tried:
+    """The preparation with these layers in float too, in the way that was found best before."""
+    wish = replace(first.wish, methods=(first.method,), even=first.even, skip=(*first.wish.skip, *layers))
+    return calibration.run(wish)
+
+
+def stay(tried: Tried, asked: Sequence[str], limit: Literal["drop", "latency"] = "drop") -> tuple[Skip, ...]:
+    """What stays float, with the reason where layers were spared, which `limit` asked for or left room for."""
+    why = {"drop": "and the drop is limited", "latency": "and the limit allows it"}[limit]
     own = set(tried.wish.skip) - set(asked)
-    return tuple(replace(skip, reason=spared_for) if skip.what in own else skip for skip in tried.prepared.left)
+    reason = f"spared: its integers change the outputs most, {why}"
+    return tuple(replace(skip, reason=reason) if skip.what in own else skip for skip in tried.prepared.left)
 
 
 def _sensed(calibration: Calibration) -> OutputChange:

@@ -26,6 +26,7 @@ from sizewise.types import Budget, Candidate, Plan, Step
 __all__ = ["pick_scale", "run_plan", "run_ways"]
 
 Ways = Sequence[Sequence[Sequence[Step]]]
+NOTHING = 0.002  # of the whole model's score: a loss that leaves other ways nothing to gain
 
 
 def run_plan(
@@ -78,7 +79,8 @@ def run_ways(
 
     Args:
         task: candidates, data and metric.
-        ways: families of lists of steps. Within a family the next is tried only if the last scored better than the one before it.
+        ways: families of lists of steps. Within a family the next is tried only if the last scored better than the one before it, and
+            another family only if something was lost so far.
         scale, runtime, out, resume, seed, progress: as for `run_plan`.
 
     Raises:
@@ -133,21 +135,24 @@ def _run(setup: Setup, whole: Plan, families: Sequence[Sequence[Plan]]) -> Resul
     (scale,) = prepared
     bench = make_bench(setup, prepared[scale])
     before = _carry_out(setup, whole, prepared[scale], bench)
-    tried = _tried(setup, families, prepared[scale], bench)
+    tried = _tried(setup, families, prepared[scale], bench, _worth(before, bench))
     given = max((c for c in tried if c.measured), key=lambda c: _worth(c, bench)).id
     record = conclude(setup, bench, prepared, scale, [before, *tried], {"fingerprint": identity, "data": data}, given=given)
     return finish(setup, record)
 
 
-def _tried(setup: Setup, families: Sequence[Sequence[Plan]], scale: Prepared, bench: Bench) -> list[Candidate]:
-    """What became of the ways that were worth a look.
+def _tried(setup: Setup, families: Sequence[Sequence[Plan]], scale: Prepared, bench: Bench, whole: float) -> list[Candidate]:
+    """What became of the ways that were worth a look, beside what the whole model scores.
 
     Raises:
         PreconditionError, UnsupportedModel, ParityError: what the first way raised, where none could be measured.
     """
     found: list[Candidate] = []
     failed: list[SizewiseError] = []
+    top = -math.inf
     for family in families:
+        if top >= whole - NOTHING * abs(whole):
+            break
         best = -math.inf
         for plan in family:
             try:
@@ -161,6 +166,7 @@ def _tried(setup: Setup, families: Sequence[Sequence[Plan]], scale: Prepared, be
             if _worth(candidate, bench) <= best:
                 break
             best = _worth(candidate, bench)
+            top = max(top, best)
     if failed and not any(candidate.measured for candidate in found):
         raise failed[0]
     return found
