@@ -9,13 +9,22 @@ from sizewise.cli.prune import Scale
 
 __all__ = ["command"]
 
-Dtype = Annotated[str, typer.Option(help="int8, int4 (weights), mixed (8 and 4 bits, as --size asks), float16 or bfloat16.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="int8, int4 (weights), mixed (8 and 4 bits, as --size asks, or 8 bits and float, as --latency allows), float16 or bfloat16."
+    ),
+]
 Scheme = Annotated[
     str,
     typer.Option(help="static (integers throughout, needs calibration data), dynamic (linear layers), weight_only, or auto."),
 ]
 Group = Annotated[int | None, typer.Option(help="Inputs that share a scale, of weight_only int4: 16 to 256, 64 by default.")]
 Size = Annotated[str | None, typer.Option(help="Of mixed: the weights of layers may take so much, such as 200kB.")]
+Latency = Annotated[
+    str | None,
+    typer.Option(help="Of mixed: as many layers stay float as this allows: a share of the float file's latency, such as 60%, or 2ms."),
+]
 MaxDrop = Annotated[
     str | None, typer.Option(help="Of static: layers stay float until the metric on validation data drops by no more, such as 0.5%.")
 ]
@@ -31,6 +40,7 @@ def command(
     scale: Scale = None,
     group: Group = None,
     size: Size = None,
+    latency: Latency = None,
     max_drop: MaxDrop = None,
     skip: Skip = None,
     recover: Recover = None,
@@ -50,7 +60,7 @@ def command(
         parse_training(recover, "--recover")
     check_runtime(runtime)
     check_folder(out, resume=resume)
-    settings = {"group": group, "size": size, "max_drop": max_drop, "skip": skip or (), "recovery": recover}
+    settings = {"group": group, "size": size, "latency": latency, "max_drop": max_drop, "skip": skip or (), "recovery": recover}
     with shown(not quiet) as progress:
         progress.note(f"sizewise: loading the task {task}")
         options = {"runtime": runtime, "out": out, "resume": resume, "seed": seed, "progress": progress}

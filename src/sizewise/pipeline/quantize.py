@@ -23,7 +23,7 @@ from sizewise.protocols import Context, Progress, Runtime
 from sizewise.tasks.task import Task
 from sizewise.training.schedule import Length
 from sizewise.types import Cost, Step
-from sizewise.units import parse_bytes, parse_points, parse_training
+from sizewise.units import parse_bytes, parse_points, parse_seconds, parse_training
 
 __all__ = ["DTYPES", "SCHEMES", "pick_scheme", "quantization_step", "quantize_model", "scheme_by_work", "scheme_for"]
 
@@ -43,6 +43,7 @@ def quantize_model(
     runtime: str | Runtime = "onnxruntime",
     group: int | None = None,
     size: str | int | None = None,
+    latency: str | float | None = None,
     max_drop: str | float | None = None,
     validation: Iterable[Any] | None = None,
     metric: str | Metric | Callable[..., Tensor] = "accuracy",
@@ -68,13 +69,17 @@ def quantize_model(
 
     Args:
         model: any float module that torch can export; left as it is.
-        dtype: `torch.int8`, `torch.float16`, `torch.bfloat16`, "int4", or "mixed": 8 and 4 bits, as `size` asks.
+        dtype: `torch.int8`, `torch.float16`, `torch.bfloat16`, "int4", or "mixed": 8 and 4 bits, as `size` asks, or 8 bits
+            and float, as `latency` allows.
         example_inputs: one tensor, a tuple of positional inputs, or a dict of keyword inputs; the first calibration batch by default.
         calibration: a loader of inputs, as a task's; 128 to 512 examples suffice, targets are ignored.
         scheme: see above.
         runtime: where the model will run.
         group: inputs that share a scale; of weight_only "int4" alone, 64 by default.
         size: of "mixed": the weights of layers may take so many bytes, such as "200 kB".
+        latency: of "mixed": as many layers stay float as it allows, those first whose integers change the outputs most per second that they
+            save. A share of the latency of the float model's file, such as 0.6 or "60 %", or a time per call, such as "2 ms"; measured
+            here, with the runtime.
         max_drop: of static: layers that change the outputs most stay float until the metric on validation data drops by no more, such
             as "0.5 %". They are chosen before the training, where there is one.
         validation: a loader of batches with targets, for `max_drop`; in a training, what keeps the best of the states at every quarter
@@ -106,9 +111,11 @@ def quantize_model(
     if unused or (max_drop is not None and validation is None):
         raise UsageError("max_drop and validation go together", where="quantize_model", wanted="both or neither, unless train is given")
     kind, recovery = _dtype(dtype), _length(train, epochs, minutes, checkpoint)
-    context = make_context(model, example_inputs, train if calibration is None else calibration, runtime, seed)
+    data = train if calibration is None else calibration
+    context = make_context(model, example_inputs, data, runtime, seed, timed=latency is not None)
     chosen = scheme if scheme != "auto" else "static" if train is not None else pick_scheme(model, kind, context)
-    step = quantization_step(kind, chosen, group=group, size=size, max_drop=max_drop, skip=skip, recovery=recovery, learn=learn)
+    limits = {"size": size, "latency": latency, "max_drop": max_drop}
+    step = quantization_step(kind, chosen, group=group, **limits, skip=skip, recovery=recovery, learn=learn)  # type: ignore[arg-type]
     judge = _judge(model, validation, metric) if validation is not None else None
     context = replace(context, judge=judge, train=train)
     # where a training is written to is no part of the plan
@@ -125,6 +132,7 @@ def quantization_step(
     *,
     group: int | None = None,
     size: str | int | None = None,
+    latency: str | float | None = None,
     max_drop: str | float | None = None,
     skip: Collection[str] = (),
     recovery: str | None = None,
@@ -135,7 +143,7 @@ def quantization_step(
     Args:
         dtype: as for `quantize_model`.
         scheme: "static", "dynamic" or "weight_only".
-        group, size, max_drop, skip: as for `quantize_model`.
+        group, size, latency, max_drop, skip: as for `quantize_model`.
         recovery: how long integers are trained, such as "1epoch" or "10m".
         learn: what of them, as for `quantize_model`.
 
@@ -146,7 +154,8 @@ def quantization_step(
     kind = _dtype(dtype)
     if scheme not in SCHEMES[1:]:
         raise UnknownName("scheme", scheme, SCHEMES)
-    _check(kind, scheme, group, size, max_drop)
+    _check(kind, scheme, group, max_drop)
+    _check_mixed(kind, size, latency)
     _check_recovery(scheme, recovery, learn)
     settings: dict[str, Any] = {}
     if scheme == "weight_only":
@@ -157,6 +166,7 @@ def quantization_step(
         "group": group,
         "weight_bytes": None if size is None else int(parse_bytes(size, "size")),
         "max_drop": None if max_drop is None else parse_points(max_drop, "max_drop"),
+        **_latency_settings(latency),
         "skip": list(skip) or None,
         "recovery": recovery,
         "learn": None if learn == "scales" else learn,
@@ -202,7 +212,7 @@ def _dtype(dtype: torch.dtype | str) -> str:
     return name
 
 
-def _check(dtype: str, scheme: str, group: int | None, size: object, max_drop: object) -> None:
+def _check(dtype: str, scheme: str, group: int | None, max_drop: object) -> None:
     """Refuse settings that mean nothing together.
 
     Raises:
@@ -213,12 +223,47 @@ def _check(dtype: str, scheme: str, group: int | None, size: object, max_drop: o
         raise UsageError(f"{scheme} quantization has no {dtype}", where="dtype", got=dtype, wanted=" or ".join(wants))
     if group is not None and (scheme, dtype) != ("weight_only", "int4"):
         raise UsageError("groups are of weight_only int4", where="group", got=f"{group} with {scheme} {dtype}", hint="leave it out")
-    if (size is None) == (dtype == "mixed"):
-        raise UsageError(
-            "size says how many weights of mixed get 4 bits", where="size", got=f"{size} with {dtype}", wanted="both or neither"
-        )
     if max_drop is not None and scheme != "static":
         raise UsageError("max_drop lets layers of static quantization stay float", where="max_drop", got=f"{max_drop} with {scheme}")
+
+
+def _check_mixed(dtype: str, size: object, latency: object) -> None:
+    """Refuse mixed without a limit or with two that pull apart, and limits of mixed with anything else.
+
+    Raises:
+        UsageError: says which.
+    """
+    tells = {"size": "size says how many weights of mixed get 4 bits", "latency": "latency says how many layers of mixed stay float"}
+    given = {name: value for name, value in (("size", size), ("latency", latency)) if value is not None}
+    if dtype != "mixed":
+        for name, value in given.items():
+            raise UsageError(tells[name], where=name, got=f"{value} with {dtype}", wanted="dtype mixed, or leave it out")
+    elif len(given) != 1:
+        got = "both" if given else "neither"
+        hint = "layers that stay float take four times the room, so that one would undo the other" if given else None
+        raise UsageError("; ".join(tells.values()), where="mixed", got=got, wanted="one of them", hint=hint)
+
+
+def _latency_settings(latency: str | float | None) -> dict[str, float | None]:
+    """The setting of int8_static that a limit of the latency means: a share such as 0.6 or "60 %", or a time such as "2 ms".
+
+    Raises:
+        UsageError: neither, or a share that leaves nothing or everything.
+    """
+    if latency is None:
+        return {}
+    text = latency.strip() if isinstance(latency, str) else ""
+    if text[-1:].isalpha():
+        return {"max_seconds": parse_seconds(text, "latency")}
+    share = parse_points(latency, "latency")
+    if not 0 < share < 1:
+        raise UsageError(
+            "latency is a share of the float model's, or a time",
+            where="latency",
+            got=repr(latency),
+            wanted='a share between 0 and 1 such as 0.6 or "60 %", or a time with its unit such as "2 ms"',
+        )
+    return {"max_latency": share}
 
 
 def _check_recovery(scheme: str, recovery: str | None, learn: str) -> None:

@@ -56,6 +56,9 @@ class Int8Static:
         weight_bits: 8, or 4, which run in the same kernels and take half the room.
         weight_bytes: the weights of layers may take so many bytes: those whose rounding changes the outputs least get 4 bits.
         max_drop: layers that change the outputs most stay float until the quality on validation data has dropped by no more.
+        max_latency: as many layers stay float, of those that change the outputs most per second, as this share of the float model's latency
+            allows; it is measured.
+        max_seconds: the same as a time per call.
         skip: paths of modules that stay float, with all that they hold.
         recovery: how long the model is trained, with integers simulated, to do what the float model does, such as "1epoch" or "10m".
         learn: what is trained: "scales", of weights and activations, and biases; "codes" are weights too.
@@ -71,6 +74,8 @@ class Int8Static:
     weight_bits: int = 8
     weight_bytes: int | None = None
     max_drop: float | None = None
+    max_latency: float | None = None
+    max_seconds: float | None = None
     skip: tuple[str, ...] = ()
     recovery: str | None = None
     learn: Learned = "scales"
@@ -86,13 +91,39 @@ class Int8Static:
             if getattr(self, name) not in allowed:
                 wanted = " or ".join(str(value) for value in allowed)
                 raise UsageError(f"unknown {name}", where="int8_static", got=repr(getattr(self, name)), wanted=wanted)
+        self._check_latency()
         if self.recovery is not None:
             parse_training(self.recovery, "recovery")
         elif self.checkpoint is not None:
             raise UsageError("a checkpoint is of a training", where="int8_static", got="no recovery", wanted="recovery=...")
 
+    def _check_latency(self) -> None:
+        """Refuse limits of the latency that nothing can keep, or that another limit speaks against."""
+        if self.max_latency is not None and not 0 < self.max_latency < 1:
+            got = f"{self.max_latency:g}"
+            raise UsageError(
+                "the latency is limited to a share of the float model's", where="max_latency", got=got, wanted="between 0 and 1"
+            )
+        if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
+            raise UsageError("a call takes some time", where="max_seconds", got=f"{self.max_seconds:g}", wanted="more than 0")
+        if not self._timed:
+            return
+        others = {"max_latency": self.max_latency if self.max_seconds is not None else None, "weight_bytes": self.weight_bytes}
+        for name, value in {**others, "max_drop": self.max_drop}.items():
+            if value is not None:
+                raise UsageError(
+                    "a limit of the latency lets as many layers stay float as it can, whatever else is limited",
+                    where="int8_static",
+                    got=f"{name}={value:g} beside it",
+                    wanted="one of them",
+                )
+
+    @property
+    def _timed(self) -> bool:
+        return self.max_latency is not None or self.max_seconds is not None
+
     def requires(self, model: nn.Module, context: Context) -> None:
-        """Calibration data, a runtime with integer kernels, and train data where something is to be trained.
+        """Calibration data, a runtime with integer kernels, and what limits and trainings need: validation data, a timer, train data.
 
         Raises:
             PreconditionError: one is missing, or weights are not finite.
@@ -108,6 +139,12 @@ class Int8Static:
             )
         if self.max_drop is not None and context.judge is None:
             raise PreconditionError("a limit of the drop needs validation data", where="int8_static", wanted="validation=...")
+        if self._timed and context.timer is None:
+            raise PreconditionError(
+                "a limit of the latency needs a runtime to measure it with, on the device itself",
+                where="int8_static",
+                hint="run this on the device, with device local; max_drop and weight_bytes need no clock",
+            )
         if self.recovery is not None and context.train is None:
             raise PreconditionError(
                 "training with quantization needs train data", where="int8_static", hint="give the task train=...; it need not have targets"
@@ -119,7 +156,7 @@ class Int8Static:
 
         Raises:
             UnsupportedModel: torch cannot export the model, or nothing in it can be quantized.
-            PreconditionError: activations that are not finite, or a training that fails.
+            PreconditionError: activations that are not finite, a limit that cannot be kept, or a training that fails.
             UsageError: train data that cannot be read, or a checkpoint of another training.
         """
         with quiet():  # torchao talks while it is imported
@@ -142,7 +179,8 @@ class Int8Static:
         rest = _code_rest(graph, best.wish.skip)
         said = [best.describe(), *said, *_constant(ranges)]
         touched = (*best.prepared.touched, *rest)
-        return graph, Change(touched=touched, skipped=stay(best, self.skip), notes=tuple(said), record={**record, "coded": rest})
+        skipped = stay(best, self.skip, "latency" if self._timed else "drop")
+        return graph, Change(touched=touched, skipped=skipped, notes=tuple(said), record={**record, "coded": rest})
 
     def _chosen(self, calibration: Any, model: nn.Module, context: Context, *, even: bool) -> tuple[Any, list[str]]:
         """The preparation that keeps the limits and changes the outputs least, and what limits cost."""
@@ -153,6 +191,7 @@ class Int8Static:
         if self.weight_bytes is not None:
             wish, note = narrowed(calibration, wish, self.weight_bytes)
             said.append(note)
+        floats = self._float_layers(calibration, wish, model, context)
         best = calibration.run(wish)
         if not best.prepared.touched:
             raise UnsupportedModel(
@@ -161,7 +200,21 @@ class Int8Static:
         if self.max_drop is not None and context.judge is not None:
             best, note = spared(calibration, best, self.max_drop, context.judge, context.judge(model))
             said.append(note)
+        if floats is not None:
+            best, note = floats.spend(best)
+            said.append(note)
         return best, said
+
+    def _float_layers(self, calibration: Any, wish: Any, model: nn.Module, context: Context) -> Any:
+        """What a limit of the latency leaves for layers in float; None where there is no limit, or nothing would be integers anyway."""
+        if not self._timed or context.timer is None:
+            return None
+        from sizewise.graph.prepared import prepare
+        from sizewise.profile.precision_cost import FloatLayers, LatencyLimit
+
+        if not prepare(calibration.graph, calibration.scheme, wish.skip).touched:
+            return None
+        return FloatLayers(calibration, wish, model, LatencyLimit(self.max_latency, self.max_seconds), context.timer)
 
     def _other_teacher(self, model: nn.Module, context: Context) -> nn.Module | None:
         """The model that the plan began with, where something is to be learned from it and it is not the one that is quantized.
