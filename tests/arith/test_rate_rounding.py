@@ -141,7 +141,7 @@ def test_importance_of_outputs_moves_errors_to_the_others() -> None:
     step = torch.tensor([1.0])
     importance = torch.ones(1, 40)
     importance[0, :20] = 30
-    plain, moved = (rate_rounded(weight, moments, uniform_levels(step, 9), step, given) for given in (None, importance))
+    plain, moved = (rate_rounded(weight, moments, uniform_levels(step, 9), step, given, slope=0.4) for given in (None, importance))
     errors = [output_errors(weight, found.values[0], moments)[0] for found in (plain, moved)]
     assert float(errors[1][:20].sum()) < float(errors[0][:20].sum())
 

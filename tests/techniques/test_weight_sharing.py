@@ -108,8 +108,7 @@ def test_keyword_inputs_and_no_data() -> None:
     assert change.touched == ("embedding",)
 
 
-@pytest.mark.parametrize("rate", [0.12, 0.2])
-@pytest.mark.parametrize("values", ["auto", "codebook"])
+@pytest.mark.parametrize(("rate", "values"), [(0.12, "auto"), (0.2, "uniform"), (0.2, "codebook")])
 def test_the_file_has_the_size_that_was_asked_for(rate: float, values: str, tmp_path: Path) -> None:
     model, data = pictures()
     shrunk, _, _ = apply(model, data[0], data=data[:4], rate=rate, values=values)
@@ -129,8 +128,8 @@ def test_a_size_in_bytes_and_data_are_worth_it(tmp_path: Path) -> None:
 
 def test_every_bit_halves_the_error_about() -> None:
     model, data = pictures()
-    errors = [error(model, apply(model, data[0], data=data[:5], bits=bits)[0], data[5]) for bits in (3, 5, 7)]
-    assert errors[0] > 2.5 * errors[1] > 6 * errors[2]
+    errors = [error(model, apply(model, data[0], data=data[:5], bits=bits)[0], data[5]) for bits in (3, 6)]
+    assert errors[0] > 4 * errors[1]
 
 
 def test_normalizations_hold_constants_and_skipped_layers_stay() -> None:

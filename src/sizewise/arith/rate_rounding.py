@@ -7,10 +7,10 @@ one bit more is worth what it costs, and steps of all layers fit one another whe
 
 On layer2.4.conv2 and layer3.5.conv1 of ResNet-56 (covariances of 200 pictures, bits by entropy), errors at the same bits as shares of those
 of nearest codes: at 1.5 bits 0.68 and 0.60 with compensation, 0.62 and 0.54 with prices too; at 3 bits 0.63 and 0.55 either way. Half
-and twice the slope are about as good there, but over many layers half of it was better: at 1.4 bits the outputs of a GRU changed by 1.1 % of
-their variance instead of 2.6 %, and those of ResNet-20 by 3.6 % instead of 3.8 %. Prices draw weights towards zero, and what single layers
-do not show adds up. A step for every column, in proportion to its U_ii (below), would be worth another 0.03 to 0.12 bits, about what
-storing such steps takes; it was left out.
+and twice the slope are about as good there, but over many layers half of it was better: at 1.4 bits the outputs of a GRU changed by
+1.1 % of their variance instead of 2.6 %, and those of ResNet-20 by 3.6 % instead of 3.8 %. Prices draw weights towards zero, and what
+single layers do not show adds up. A step for every column, in proportion to its U_ii (below), would be worth another 0.03 to 0.12 bits,
+about what storing such steps takes; it was left out.
 """
 
 import math
