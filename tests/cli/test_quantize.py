@@ -37,12 +37,33 @@ def test_integers_are_trained_on_the_tasks_train_data() -> None:
     assert any("distilled for" in note for note in candidate["changes"][0]["notes"])
 
 
+def test_a_latency_is_part_of_the_plan_and_what_it_left_float_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which the layers of a file take nothing but half as much in integers."""
+    from sizewise.pipeline.timer import RuntimeTimer
+
+    def share(_: object) -> float:
+        return 0.5
+
+    monkeypatch.setattr(RuntimeTimer, "beside", lambda *_: share)
+    done = quantize("task.py", "--out", "out", "--dtype", "mixed", "--latency", "90%", "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    candidate = json.loads(done.stdout)["candidates"][1]
+    (step,) = candidate["plan"]["steps"]
+    assert step["settings"] == {"max_latency": 0.9}
+    assert any("50.0 % of the float latency measured on onnxruntime" in note for note in candidate["changes"][0]["notes"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("task.py", "--recover", "2epochs"), "train=..."),
         (("trained.py", "--recover", "1epok"), "--recover"),
         (("trained.py", "--recover", "1epoch", "--scheme", "dynamic"), "only static quantization trains"),
+        (("task.py", "--dtype", "mixed"), "one of them"),
+        (("task.py", "--dtype", "mixed", "--latency", "60%", "--size", "1kB"), "one would undo the other"),
+        (("task.py", "--dtype", "mixed", "--latency", "3 weeks"), "unknown unit 'weeks'"),
+        (("task.py", "--dtype", "mixed", "--latency", "60%", "--max-drop", "1%"), "whatever else is limited"),
+        (("task.py", "--latency", "60%"), "latency says"),
     ],
 )
 def test_what_cannot_be_meant_is_said_before_anything_is_made(folder: Path, arguments: tuple[str, ...], says: str) -> None:

@@ -1,6 +1,7 @@
 """`quantize_model`: every dtype and scheme, what auto takes, limits, saving, bad input."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 import sizewise
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.pipeline.quantize import quantization_step
+from sizewise.profile.static import static_cost
+from sizewise.protocols import Inputs
 from sizewise.testing import TinyConv
+from sizewise.types import Cost, Interval, LayerShape
 
 
 class TinyGru(nn.Module):
@@ -111,6 +115,59 @@ def test_a_size_gives_four_bits_to_some_layers() -> None:
         sizewise.quantize_model(model, "mixed", size=sum(sizes) // 2 - 10, calibration=data)
 
 
+@pytest.mark.slow
+def test_a_latency_on_the_real_runtime_leaves_layers_float(tmp_path: Path) -> None:
+    from sizewise.zoo.resnet import resnet_cifar
+
+    model, data = resnet_cifar(8).eval(), [torch.randn(8, 3, 32, 32) for _ in range(4)]
+    whole = sizewise.quantize_model(model, scheme="static", calibration=data)
+    mixed = sizewise.quantize_model(model, "mixed", latency=0.99, calibration=data)
+    spared = [skip.what for skip in change(mixed).skipped if "the limit allows it" in skip.reason]
+    assert spared
+    assert any(
+        note.startswith(f"{len(spared)} of 8 layers stay float") and "measured on onnxruntime" in note for note in change(mixed).notes
+    )
+    held = mixed.state_dict()
+    assert all(held[f"{path}.weight"].dtype == torch.float32 for path in spared)
+    with torch.no_grad():
+        assert off(mixed(data[3]), model(data[3])) < off(whole(data[3]), model(data[3]))
+    sizewise.export_model(mixed, data[0], tmp_path / "m.onnx")
+    sizewise.save_model(mixed, tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(sizewise.load_model(tmp_path / "saved", model, data[0])(data[0]), mixed(data[0]))
+
+
+class FixedTimer:
+    """Every layer costs the same, and half of that in integers; it knows of two models, of which the second is in integers."""
+
+    name, facts, folder = "fixed", "fixed 1.0", Path()
+
+    def kernel_seconds(self, shapes: Sequence[LayerShape]) -> list[float]:
+        return [1e-3 for _ in shapes]
+
+    def profile(self, model: nn.Module, example: Inputs) -> Cost:
+        return replace(static_cost(model, example), latency_s=Interval.exact(self.seconds(model)))
+
+    def beside(self, model: nn.Module, example: Inputs) -> Callable[[nn.Module], float]:
+        return lambda other: self.seconds(other) / self.seconds(model)
+
+    @staticmethod
+    def seconds(model: nn.Module) -> float:
+        kinds = [value.dtype for name, value in model.state_dict().items() if value.ndim == 4 or (value.ndim == 2 and "weight" in name)]
+        return sum(5e-4 if kind == torch.int8 else 1e-3 for kind in kinds)
+
+
+@pytest.mark.parametrize("latency", [0.76, "76 %", "1.52 ms"])
+def test_a_latency_leaves_a_layer_float(monkeypatch: pytest.MonkeyPatch, latency: str | float) -> None:
+    monkeypatch.setattr("sizewise.pipeline.front.timer_for", lambda *_: FixedTimer())
+    model, data = Uneven().eval(), [torch.randn(8, 3, 6, 6) for _ in range(4)]
+    mixed = sizewise.quantize_model(model, "mixed", latency=latency, calibration=data)
+    assert [skip.what for skip in change(mixed).skipped if "the limit allows it" in skip.reason] == ["second"]
+    assert any("75.0 % of the float latency measured on fixed, at most 76.0 % allowed" in note for note in change(mixed).notes)
+    with pytest.raises(PreconditionError, match="slower than the limit"):
+        sizewise.quantize_model(model, "mixed", latency=0.4, calibration=data)
+
+
 class Uneven(nn.Module):
     """Two convolutions; the second has, for an input that always is 0, weights that make its steps coarse."""
 
@@ -204,10 +261,18 @@ def test_what_cannot_be_meant_is_refused() -> None:
         ({"dtype": "int8", "scheme": "static", "group": 64}, "groups are of"),
         ({"dtype": "mixed", "scheme": "static"}, "size says"),
         ({"dtype": "int8", "scheme": "static", "size": 100}, "size says"),
+        ({"dtype": "int8", "scheme": "static", "latency": 0.5}, "latency says"),
+        ({"dtype": "mixed", "scheme": "static", "size": 100, "latency": 0.5}, "one would undo the other"),
+        ({"dtype": "mixed", "scheme": "static", "latency": 1.5}, "share of the float model's"),
+        ({"dtype": "mixed", "scheme": "static", "latency": "0%"}, "share of the float model's"),
+        ({"dtype": "mixed", "scheme": "static", "latency": "2 sec"}, "unknown unit 'sec'"),
+        ({"dtype": "mixed", "scheme": "static", "latency": ""}, "not a quantity"),
         ({"dtype": "int8", "scheme": "dynamic", "max_drop": 0.1}, "max_drop lets"),
     ):
         with pytest.raises(UsageError, match=words):
             quantization_step(**settings)
+    assert quantization_step("mixed", "static", latency=" 60% ").settings == {"max_latency": 0.6}
+    assert quantization_step("mixed", "static", latency="2ms").settings == {"max_seconds": 0.002}
     with pytest.raises(UnknownName, match="int9"):
         quantization_step("int9", "static")
     with pytest.raises(UnknownName, match="sideways"):

@@ -1,11 +1,13 @@
 """Static int8 beyond the conformance kit: accuracy of the arithmetic, what stays float, bad input."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from sizewise.errors import PreconditionError, UnsupportedModel
-from sizewise.pipeline.apply import apply_plan
+from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
+from sizewise.pipeline.apply import apply_plan, make_technique
 from sizewise.protocols import Context, Inputs
 from sizewise.testing import NullRuntime, TinyConv
 from sizewise.types import Change, Plan, Scheme, Step
@@ -96,3 +98,27 @@ def test_a_model_without_layers_to_quantize() -> None:
 
     with pytest.raises(UnsupportedModel, match="nothing in this model"):
         quantize(Nothing(), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_latency": 1.0}, "share of the float model"),
+        ({"max_latency": float("nan")}, "share of the float model"),
+        ({"max_seconds": 0.0}, "takes some time"),
+        ({"max_seconds": float("inf")}, "takes some time"),
+        ({"max_latency": 0.5, "max_seconds": 0.5}, "whatever else is limited"),
+        ({"max_latency": 0.5, "weight_bytes": 500}, "whatever else is limited"),
+        ({"max_seconds": 0.5, "max_drop": 0.0}, "whatever else is limited"),
+    ],
+)
+def test_limits_of_the_latency_that_cannot_be_meant(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        make_technique("int8_static", settings)
+
+
+def test_a_limit_of_the_latency_needs_something_to_time_with() -> None:
+    x = torch.randn(8, 1, 6, 6)
+    timed = Plan(scale="x", steps=(Step(technique="int8_static", settings={"max_latency": 0.5}),))
+    with pytest.raises(PreconditionError, match="needs a runtime to measure it with"):
+        apply_plan(TinyConv(), timed, Context(Inputs((x,)), [Inputs((x,))], NullRuntime.scheme))

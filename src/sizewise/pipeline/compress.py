@@ -154,7 +154,7 @@ class _Way:
 
     def told(self, model: nn.Module) -> Change:
         """For the module's attribute."""
-        notes = [note for change in self.changes for note in change.notes]
+        notes = [note for change in self.changes for note in change.notes if not note.startswith("stored in")]  # the plan takes bytes too
         size = f"stored in {format_bytes(self.size)}, {self.size / float_bytes(model):.4f} of {format_bytes(float_bytes(model))} in float32"
         fewer = float_bytes(self.module) / float_bytes(model)
         without = [f"without shared values it would take {format_bytes(float_bytes(self.module))}"] if 0 < fewer < 1 else []

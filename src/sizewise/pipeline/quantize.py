@@ -79,7 +79,7 @@ def quantize_model(
         size: of "mixed": the weights of layers may take so many bytes, such as "200 kB".
         latency: of "mixed": as many layers stay float as it allows, those first whose integers change the outputs most per second that they
             save. A share of the latency of the float model's file, such as 0.6 or "60 %", or a time per call, such as "2 ms"; measured
-            here, with the runtime.
+            here, with the runtime, on the example inputs.
         max_drop: of static: layers that change the outputs most stay float until the metric on validation data drops by no more, such
             as "0.5 %". They are chosen before the training, where there is one.
         validation: a loader of batches with targets, for `max_drop`; in a training, what keeps the best of the states at every quarter
@@ -114,8 +114,9 @@ def quantize_model(
     data = train if calibration is None else calibration
     context = make_context(model, example_inputs, data, runtime, seed, timed=latency is not None)
     chosen = scheme if scheme != "auto" else "static" if train is not None else pick_scheme(model, kind, context)
-    limits = {"size": size, "latency": latency, "max_drop": max_drop}
-    step = quantization_step(kind, chosen, group=group, **limits, skip=skip, recovery=recovery, learn=learn)  # type: ignore[arg-type]
+    step = quantization_step(
+        kind, chosen, group=group, size=size, latency=latency, max_drop=max_drop, skip=skip, recovery=recovery, learn=learn
+    )
     judge = _judge(model, validation, metric) if validation is not None else None
     context = replace(context, judge=judge, train=train)
     # where a training is written to is no part of the plan

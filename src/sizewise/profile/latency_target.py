@@ -13,7 +13,7 @@ from sizewise.profile.latency_cost import latency_cost
 from sizewise.protocols import Inputs, Progress, Timer
 from sizewise.types import Skip
 
-__all__ = ["Choice", "aim", "counts_for_latency"]
+__all__ = ["HIGHEST", "WITHIN", "Choice", "aim", "counts_for_latency"]
 
 WITHIN = 0.02  # of the latency that the wanted share may be missed by
 TRIES = 4  # models that are cut and timed

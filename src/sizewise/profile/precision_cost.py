@@ -126,11 +126,16 @@ class FloatLayers:
         """What is taken: all in integers where nothing else keeps the limit, or nothing else is better."""
         if min(share, self.integers) > self.limit:
             raise self._missed(min(share, self.integers))
-        mixed = respared(self.calibration, first, spared) if spared and share <= self.limit else first
-        if mixed.error >= first.error:
-            return first, f"all {layers} layers are integers: {self._figures(self.integers)}; none in float was found to be better"
+        whole = f"all {layers} layers are integers, {self._figures(self.integers)}"
+        if not spared or share > self.limit:
+            return first, f"{whole}: no layer that may stay float was found to leave it below the limit"
+        mixed = respared(self.calibration, first, spared)
+        if mixed.error >= first.error and self.integers <= self.limit:
+            tried = f"with {', '.join(sorted(spared))} in float, {100 * share:.1f} %"
+            return first, f"{whole}: {tried}, the outputs change no less"
         names = ", ".join(sorted(spared))
-        better = f"so that the outputs change by {mixed.error:.2g} of their variance instead of {first.error:.2g}"
+        why = "so that" if mixed.error < first.error else "so that the limit is kept, and"
+        better = f"{why} the outputs change by {mixed.error:.2g} of their variance instead of {first.error:.2g}"
         return mixed, f"{len(spared)} of {layers} layers stay float, {better}: {names}; {self._figures(share)}"
 
     def _figures(self, share: float) -> str:
