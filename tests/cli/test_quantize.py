@@ -37,6 +37,7 @@ def test_integers_are_trained_on_the_tasks_train_data() -> None:
     assert any("distilled for" in note for note in candidate["changes"][0]["notes"])
 
 
+@pytest.mark.slow
 def test_a_latency_is_part_of_the_plan_and_what_it_left_float_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which the layers of a file take nothing but half as much in integers."""
     from sizewise.pipeline.timer import RuntimeTimer

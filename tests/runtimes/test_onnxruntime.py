@@ -174,6 +174,7 @@ runtime.lower(apply_plan(TinyConv().eval(), plan, Context(example, [example], ru
 """
 
 
+@pytest.mark.slow
 def test_operators_that_are_loaded_after_an_export_are_known_to_the_next(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LATE], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -82,7 +82,10 @@ def file_bytes(shrunk: nn.Module, folder: Path) -> int:
     return write_swz(folder / "weights.swz", [(names, forms[names[0]]) for names in tensors.values()])
 
 
-@pytest.mark.parametrize("settings", [{"rate": 0.3}, {"bits": 3}, {"bits": 8, "values": "uniform"}, {"rate": 0.4, "values": "codebook"}])
+CODEBOOK = pytest.param({"rate": 0.4, "values": "codebook"}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("settings", [{"rate": 0.3}, {"bits": 3}, {"bits": 8, "values": "uniform"}, CODEBOOK])
 def test_the_promises_of_every_technique(settings: dict[str, Any]) -> None:
     model, inputs = mixed()
     change = check_technique("weight_sharing", settings, model=model, example=inputs)
@@ -108,7 +111,7 @@ def test_keyword_inputs_and_no_data() -> None:
     assert change.touched == ("embedding",)
 
 
-@pytest.mark.parametrize(("rate", "values"), [(0.12, "auto"), (0.2, "uniform"), (0.2, "codebook")])
+@pytest.mark.parametrize(("rate", "values"), [(0.12, "auto"), (0.2, "uniform"), pytest.param(0.2, "codebook", marks=pytest.mark.slow)])
 def test_the_file_has_the_size_that_was_asked_for(rate: float, values: str, tmp_path: Path) -> None:
     model, data = pictures()
     shrunk, _, _ = apply(model, data[0], data=data[:4], rate=rate, values=values)
@@ -126,6 +129,7 @@ def test_a_size_in_bytes_and_data_are_worth_it(tmp_path: Path) -> None:
     assert errors[1] < 0.6 * errors[0]
 
 
+@pytest.mark.slow
 def test_every_bit_halves_the_error_about() -> None:
     model, data = pictures()
     errors = [error(model, apply(model, data[0], data=data[:5], bits=bits)[0], data[5]) for bits in (3, 6)]

@@ -97,6 +97,8 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
             return f"{kind} with a number stays float"
         if kind in (*_PAIRS, *_OWN_OUTPUT, *_SHARING, "cat"):
             return None if any(self._integer(source) for source in _sources(node)) else ""
+        if kind in self.fused and any(operator(source) in LAYERS and not self._annotated(source) for source in _sources(node)):
+            return ""  # its layer is named
         return f"{kind} has no integer kernel in this scheme"
 
     def _mark_kind(self, node: Node, kind: str) -> None:
