@@ -101,7 +101,7 @@ def compress_model(
 def compression_ways(
     rate: float, methods: Literal["auto"] | Collection[Method], recovery: str | None, skip: Collection[str] = ()
 ) -> list[list[tuple[Step, ...]]]:
-    """Families of ways to one size: each begins with the mildest, and the next is worth a look only if the one before was better than it.
+    """Families of ways to one size: each begins with the mildest, and the next is worth a look only if that was the best so far.
 
     Args:
         rate: of bytes.
@@ -195,8 +195,8 @@ class _Search:
         return replace(best, others=(*told, *self.left))
 
     def _try(self, family: Sequence[tuple[Step, ...]]) -> None:
-        """Go on as long as it gets better."""
-        before = math.inf
+        """Go on as long as it gets better than all that was tried."""
+        before = min((way.change for way in self.found), default=math.inf)
         for steps in family:
             try:
                 way = self._gone(steps)

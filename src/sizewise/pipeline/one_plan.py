@@ -79,8 +79,8 @@ def run_ways(
 
     Args:
         task: candidates, data and metric.
-        ways: families of lists of steps. Within a family the next is tried only if the last scored better than the one before it, and
-            another family only if something was lost so far.
+        ways: families of lists of steps. Within a family the next is tried only if the last scored best of all so far, and another
+            family only if something was lost so far.
         scale, runtime, out, resume, seed, progress: as for `run_plan`.
 
     Raises:
@@ -153,7 +153,6 @@ def _tried(setup: Setup, families: Sequence[Sequence[Plan]], scale: Prepared, be
     for family in families:
         if top >= whole - NOTHING * abs(whole):
             break
-        best = -math.inf
         for plan in family:
             try:
                 candidate = _carry_out(setup, plan, scale, bench)
@@ -163,10 +162,9 @@ def _tried(setup: Setup, families: Sequence[Sequence[Plan]], scale: Prepared, be
                 setup.progress.advance(f"{plan.scale}: {plan.label}: failed: {error.what}")
                 break
             found.append(candidate)
-            if _worth(candidate, bench) <= best:
+            if _worth(candidate, bench) <= top:
                 break
-            best = _worth(candidate, bench)
-            top = max(top, best)
+            top = _worth(candidate, bench)
     if failed and not any(candidate.measured for candidate in found):
         raise failed[0]
     return found
