@@ -102,6 +102,12 @@ def test_training_comes_between_pruning_and_sharing(blocks: Blocks) -> None:
     assert any("recovery" in note for note in told.notes)
 
 
+def test_shared_weights_are_not_trained_away(blocks: Blocks) -> None:
+    small = sizewise.compress_model(blocks, 0.2, calibration=CALIBRATION, methods=["sharing"])
+    with pytest.raises(PreconditionError, match=r"compress_model\(model, train="):
+        sizewise.recover(small, blocks, CALIBRATION)
+
+
 def test_the_same_twice(blocks: Blocks) -> None:
     one, two = (sizewise.compress_model(blocks, 0.1, calibration=CALIBRATION, methods=["sharing"], seed=3) for _ in range(2))
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())

@@ -14,6 +14,7 @@ from sizewise.evaluate.scoring import Split, signed_quality
 from sizewise.graph.trace import eval_copy, is_graph
 from sizewise.pipeline.progress import shown
 from sizewise.protocols import Progress
+from sizewise.storage.forms import attached_forms
 from sizewise.tasks.task import Task
 from sizewise.training.account import account
 from sizewise.training.checkpoint import model_tensors, restore_model
@@ -88,7 +89,7 @@ def recover(
 
     Raises:
         UsageError: a length, number or loader that cannot be meant, or a checkpoint of another training.
-        PreconditionError: a model is a graph or fails, outputs differ in shape, or the loss is not finite.
+        PreconditionError: a model is a graph, has shared weights, or fails, outputs differ in shape, or the loss is not finite.
         UnknownName: no such metric or precision.
     """
     length = Length(1.0 if epochs is None and minutes is None else epochs, None if minutes is None else 60 * minutes)
@@ -117,6 +118,12 @@ def _check_modules(student: nn.Module, teacher: nn.Module) -> None:
             where="student",
             got=type(student).__name__,
             hint="recover the float module, then quantize it; quantize_model(model, train=...) trains with its integers",
+        )
+    if attached_forms(student):
+        raise PreconditionError(
+            "training would undo the shared weights of a compressed model",
+            where="student",
+            hint="compress_model(model, train=...) recovers what is pruned or factorized before weights are shared",
         )
 
 
