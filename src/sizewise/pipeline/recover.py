@@ -14,7 +14,7 @@ from sizewise.evaluate.scoring import Split, signed_quality
 from sizewise.graph.trace import eval_copy, is_graph
 from sizewise.pipeline.progress import shown
 from sizewise.protocols import Progress
-from sizewise.storage.forms import attached_forms
+from sizewise.storage.forms import Codebook, Integers, attached_forms
 from sizewise.tasks.task import Task
 from sizewise.training.account import account
 from sizewise.training.checkpoint import model_tensors, restore_model
@@ -119,7 +119,7 @@ def _check_modules(student: nn.Module, teacher: nn.Module) -> None:
             got=type(student).__name__,
             hint="recover the float module, then quantize it; quantize_model(model, train=...) trains with its integers",
         )
-    if attached_forms(student):
+    if any(isinstance(form, Codebook | Integers) and len(form.shape) > 1 for form in attached_forms(student).values()):
         raise PreconditionError(
             "training would undo the shared weights of a compressed model",
             where="student",
