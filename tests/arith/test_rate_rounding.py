@@ -26,15 +26,16 @@ def problem(seed: int, inputs: int, outputs: int = 3, groups: int = 1, rows: int
 
 
 def surgery(weight: Tensor, moments: Tensor, levels: list[float], prices: list[float]) -> list[int]:
-    """One row, column by column with a new inverse of what is left for each, every value tried."""
+    """One row, column by column with a new inverse of what is left for each; the nearest two values and the cheapest are tried."""
     left = weight.double().clone()
     order = moments.diagonal().argsort(descending=True).tolist()
     codes = [0] * len(left)
     while order:
         inverse = torch.linalg.inv(moments[order][:, order])
         first, weighs = order[0], 1 / float(inverse[0, 0])
-        costs = [(float(left[first]) - level) ** 2 * weighs + price for level, price in zip(levels, prices, strict=True)]
-        codes[first] = costs.index(min(costs))
+        near = sorted(range(len(levels)), key=lambda code: abs(float(left[first]) - levels[code]))[:2]
+        tried = [*near, prices.index(min(prices))]
+        codes[first] = min(tried, key=lambda code: (float(left[first]) - levels[code]) ** 2 * weighs + prices[code])
         left[order] -= (left[first] - levels[codes[first]]) * inverse[0] / inverse[0, 0]
         order.pop(0)
     return codes
@@ -46,7 +47,7 @@ def lagrangian(weight: Tensor, moments: Tensor, codes: Tensor, levels: Tensor, p
 
 
 @given(seed=SEEDS, inputs=st.integers(1, 7), slope=st.sampled_from([0.0, 0.1, 0.5]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_it_is_brain_surgery_that_looks_at_prices(seed: int, inputs: int, slope: float) -> None:
     weight, moments = problem(seed, inputs)
     levels, step = uniform_levels(torch.tensor([0.5]), 9), torch.tensor([0.5])
@@ -54,12 +55,11 @@ def test_it_is_brain_surgery_that_looks_at_prices(seed: int, inputs: int, slope:
     near = nearest_codes(weight, levels)
     prices = slope * 0.25 * found.cost * code_bits(code_counts(near.flatten(1), 19))[0]
     for row in range(3):
-        # every value may be tried here, only the nearest two and the cheapest there: the others never win but by far smaller prices
         want = torch.tensor(surgery(weight[0, row], moments[0], levels[0].tolist(), prices.tolist()))
         own, costs = weight[:, row : row + 1], []
         for codes in (want, near[0, 0, row], found.codes[0, 0, row]):
             costs.append(float(lagrangian(own, moments, codes[None, None], levels[0], prices)))
-        assert costs[2] == pytest.approx(min(costs[:2]), rel=0.15 if slope else 1e-9, abs=1e-12)
+        assert costs[2] == pytest.approx(min(costs[:2]), rel=1e-6, abs=1e-12)
 
 
 @given(seed=SEEDS, inputs=st.integers(1, 10), groups=st.integers(1, 2), rows=st.sampled_from([2, 60]), slope=st.floats(0, 1))
