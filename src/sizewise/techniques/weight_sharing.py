@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 
 from sizewise.arith.shared_codes import Shared, Values
 from sizewise.data.batches import examples_in, first_batches, rebatched
+from sizewise.data.model_size import float_bytes
 from sizewise.data.shared_forms import model_bytes, shared_form, vector_form
 from sizewise.data.shared_size import Budget, Fineness, Judge, Kind, finenesses, fixed_bits, share
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
@@ -122,7 +123,7 @@ class WeightSharing:
         if self.size is not None or self.bits is not None:
             return self.size
         whole = context.teacher if context.teacher is not None else model
-        return int((self.rate or DEFAULT_RATE) * _float_bytes(whole))
+        return int((self.rate or DEFAULT_RATE) * float_bytes(whole))
 
     def _chosen(self, graph: GraphModule) -> tuple[list[Weight], list[Skip]]:
         weights, skipped = find_weights(graph)
@@ -138,11 +139,6 @@ class WeightSharing:
             why = "; ".join(f"{skip.what}: {skip.reason}" for skip in skipped[:3])
             raise UnsupportedModel("there are no weights to share", where=WHERE, got=why or "no matrices")
         return chosen, skipped
-
-
-def _float_bytes(model: nn.Module) -> int:
-    """Of all parameters and buffers as float32, shared ones once."""
-    return 4 * sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())
 
 
 def _simplify(model: nn.Module, graph: GraphModule) -> None:
@@ -244,7 +240,7 @@ class _Run:
         return options
 
     def _too_small(self, limit: int, least: float) -> PreconditionError:
-        rate = least / _float_bytes(self.context.teacher if self.context.teacher is not None else self.model)
+        rate = least / float_bytes(self.context.teacher if self.context.teacher is not None else self.model)
         return PreconditionError(
             "the model cannot be stored in so few bytes",
             where=WHERE,
@@ -311,7 +307,7 @@ def _finished(run: _Run, found: _Outcome, skipped: Sequence[Skip]) -> tuple[nn.M
     count = sum(weight.value.numel() for weight in run.weights)
     taken = sum(stored_bytes(found.forms[weight.name]) for weight in run.weights)
     notes = (
-        f"stored in {format_bytes(found.taken)}, {found.taken / _float_bytes(run.model):.4f} of what float32 takes",
+        f"stored in {format_bytes(found.taken)}, {found.taken / float_bytes(run.model):.4f} of what float32 takes",
         f"{8 * taken / count:.2f} bits for each of {count} weights in {len(run.weights)} tensors",
         f"fitted on {sum(map(examples_in, run.data.fitting))} examples"
         if run.data.fitting
