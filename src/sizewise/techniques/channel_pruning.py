@@ -31,6 +31,7 @@ from sizewise.graph.refit import refit
 from sizewise.graph.surgery import WHOLE, cut
 from sizewise.graph.trace import Traced, trace
 from sizewise.profile.channel_cost import counted_cost, removable
+from sizewise.profile.held import examples_held
 from sizewise.profile.latency_target import Choice, counts_for_latency
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs, Trait
@@ -43,7 +44,6 @@ Method = Literal["auto", "surgeon", "magnitude", "fisher"]
 _WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 EXAMPLES = 512  # of the calibration data that are used
 SHORT = 0.02  # of the rate that may be missed
-HELD_BYTES = 2e9  # of activations while layers are fitted
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class ChannelPruning:
         profile = static_cost(model, context.example)
         choice = self._choice(model, groups, losses, profile, context)
         kept = _kept(groups, losses, choice.counts)
-        fitted = _fit(model, traced, batches, kept, _examples_held(profile), context)
+        fitted = _fit(model, traced, batches, kept, examples_held(profile), context)
         cut(model, kept)
         _check_runs(model, context)
         if change is not None:
@@ -261,11 +261,6 @@ def _fit(
         return f"fitted on {sum(map(examples_in, fitting))} examples"
     lacking = "no calibration data" if not batches else f"fewer calibration examples than the batch of {traced.batch} that the model fixes"
     return f"{lacking}: what is left does not make up for what is gone"
-
-
-def _examples_held(profile: Cost) -> int:
-    """Examples whose activations of two models at one place fit the memory meant for them."""
-    return max(1, int(HELD_BYTES / max(2 * (profile.peak_bytes or 0) / profile.batch, 1)))
 
 
 def _kept(groups: Sequence[Group], losses: Sequence[GroupLoss], counts: Sequence[int]) -> dict[str, dict[str, list[int]]]:

@@ -28,6 +28,7 @@ from sizewise.data.batches import batches, examples_in, first_batches, rebatched
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
 from sizewise.graph.coded import Coding, Weight, check_model, choose, encode_weights, find_weights
 from sizewise.graph.trace import Traced, quiet, trace
+from sizewise.profile.held import HELD_BYTES
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.training.account import figures, notes
 from sizewise.training.schedule import Length
@@ -41,7 +42,6 @@ Rounding = Literal["auto", "nearest"]
 Learned = Literal["scales", "codes"]
 EXAMPLES = 512
 FEWEST = 4  # batches
-HELD_BYTES = 2e9  # of activations while layers are rounded
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from sizewise.graph.factorize import Factoring, factorizable, factorize
 from sizewise.graph.refit_factors import Factored, absorbing, refit_factored
 from sizewise.graph.trace import Traced, eval_copy, trace
 from sizewise.profile.factor_cost import FactorCost, Ladder, counted_savings, ladder, latency_savings
+from sizewise.profile.held import examples_held
 from sizewise.profile.latency_target import aim
 from sizewise.profile.layer_shapes import layer_shapes
 from sizewise.profile.static import static_cost
@@ -43,7 +44,6 @@ _WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 EXAMPLES = 512  # of the calibration data that are used
 SHORT = 0.02  # of the rate that may be missed
 WORTH = 0.003  # of the latency that a layer must be able to save
-HELD_BYTES = 2e9  # of activations while layers are fitted
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class LowRank:
         options, unseen = rank_losses(model, shapes, batches, takes, multiple, context.progress)
         profile = static_cost(model, context.example)
         plan, reached, left = self._plan(model, shapes, options, profile, context)
-        held = max(1, int(HELD_BYTES / max(2 * (profile.peak_bytes or 0) / profile.batch, 1)))
+        held = examples_held(profile)
         found, fitted = _solved(model, traced, batches, plan, held, {path: shapes[path] for path in plan}, takes, context)
         found.install(model)
         _check_runs(model, context)

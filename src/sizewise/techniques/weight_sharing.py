@@ -29,6 +29,7 @@ from sizewise.graph.absorb import absorb, merge_biases
 from sizewise.graph.coded import Weight, check_model, find_weights
 from sizewise.graph.share_layers import Aim, SharedWalk
 from sizewise.graph.trace import Traced, trace
+from sizewise.profile.held import examples_held
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.storage.forms import Constant, Form, attach_forms, shortest, stored_bytes
@@ -41,7 +42,6 @@ DEFAULT_RATE = 0.125
 EXAMPLES = 1024  # of the calibration data that are used,
 TABLED = 256  # of these for what finenesses cost,
 PROBE = 64  # and others on which outputs are compared
-HELD_BYTES = 2e9  # of activations while layers are fitted
 PASSES = 3
 SHORT = 0.985  # of the size, below which it is worth another pass, which aims at
 AIMED = 0.997
@@ -164,8 +164,7 @@ class _Data:
 
 
 def _data(model: nn.Module, traced: Traced, context: Context) -> _Data:
-    profile = static_cost(model, context.example)
-    held = max(1, int(HELD_BYTES / max(2 * (profile.peak_bytes or 0) / profile.batch, 1)))
+    held = examples_held(static_cost(model, context.example))
     batches = list(first_batches(context.calibration or (), min(EXAMPLES, held)))
     batches = batches if traced.batch == "dynamic" else list(rebatched(batches, traced.batch))
     count = sum(map(examples_in, batches))
