@@ -16,7 +16,8 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from sizewise.arith.grids import Grid, Steps, pack_int4
-from sizewise.errors import PreconditionError, UnknownName, UsageError
+from sizewise.errors import PreconditionError, UsageError
+from sizewise.graph.checks import check_finite, check_skip
 from sizewise.graph.coded_ops import OFFSET, OPERATORS
 from sizewise.graph.trace import is_graph, trace
 from sizewise.protocols import Inputs
@@ -154,13 +155,8 @@ def check_model(model: nn.Module, skip: Iterable[str], where: str) -> None:
     """
     if is_graph(model):
         raise PreconditionError("the model is an exported graph already", where=where, hint="give it the float model; it quantizes once")
-    known = [path for path, _ in model.named_modules() if path]
-    for name in skip:
-        if name not in known:
-            raise UnknownName("layer to skip", name, known, where=where)
-    for name, value in model.named_parameters():
-        if not bool(value.isfinite().all()):
-            raise PreconditionError("weights are not finite", where=f"{where}, {name}")
+    check_skip(model, skip, where)
+    check_finite(model, where)
 
 
 def find_weights(graph: GraphModule) -> tuple[list[Weight], list[Skip]]:

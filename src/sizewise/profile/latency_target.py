@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from sizewise.arith.allocation import allocate
-from sizewise.errors import PreconditionError
+from sizewise.errors import PreconditionError, UsageError
 from sizewise.graph.groups import Group
 from sizewise.profile.channel_cost import paying
 from sizewise.profile.latency_cost import latency_cost
 from sizewise.protocols import Inputs, Progress, Timer
 from sizewise.types import Skip
 
-__all__ = ["HIGHEST", "WITHIN", "Choice", "aim", "counts_for_latency"]
+__all__ = ["HIGHEST", "WITHIN", "Choice", "aim", "counts_for_latency", "not_timed"]
 
 WITHIN = 0.02  # of the latency that the wanted share may be missed by
 TRIES = 4  # models that are cut and timed
@@ -131,6 +131,17 @@ def _next(tried: Mapping[float, float], wanted: float) -> float:
     if above:
         return min(above) * wanted / above[min(above)]
     return min(HIGHEST, max(below) * min(2.0, wanted / max(below[max(below)], 1e-9)))
+
+
+def not_timed(where: str, instead: str) -> UsageError:
+    """What is wrong where the latency is a target and nothing can time it.
+
+    Args:
+        where: the technique.
+        instead: a target that needs no clock.
+    """
+    got = "a device elsewhere, or no runtime"
+    return UsageError("the latency cannot be measured", where=where, got=got, hint=f'device "local", or target "{instead}"')
 
 
 def _missed(rate: float, reached: float, counts: Sequence[int], levels: Sequence[Sequence[int]], runtime: str) -> PreconditionError:

@@ -23,8 +23,9 @@ from sizewise.data.batches import examples_in, first_batches, rebatched
 from sizewise.data.channel_losses import GroupLoss, group_losses, group_squares
 from sizewise.data.fisher import channel_fisher
 from sizewise.data.outputs import OutputChange, reestimate_if_nearer
-from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
+from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
 from sizewise.graph.blocks import residual_blocks
+from sizewise.graph.checks import check_skip
 from sizewise.graph.coupling import channel_groups
 from sizewise.graph.groups import Group, kept_rows
 from sizewise.graph.refit import refit
@@ -32,7 +33,7 @@ from sizewise.graph.surgery import WHOLE, cut
 from sizewise.graph.trace import Traced, trace
 from sizewise.profile.channel_cost import counted_cost, removable
 from sizewise.profile.held import examples_held
-from sizewise.profile.latency_target import Choice, counts_for_latency
+from sizewise.profile.latency_target import Choice, counts_for_latency, not_timed
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.types import Change, Cost, Skip
@@ -94,17 +95,9 @@ class ChannelPruning:
             UsageError: latency cannot be measured here.
             UnknownName: `skip` names what the model does not have.
         """
-        known = [path for path, _ in model.named_modules() if path]
-        for name in self.skip:
-            if name not in known:
-                raise UnknownName("layer to skip", name, known, where="channel_pruning")
+        check_skip(model, self.skip, "channel_pruning")
         if self.target == "latency" and context.timer is None:
-            raise UsageError(
-                "the latency cannot be measured",
-                where="channel_pruning",
-                got="a device elsewhere, or no runtime",
-                hint='device "local", or target "macs"',
-            )
+            raise not_timed("channel_pruning", "macs")
         if not any(True for _ in model.parameters()):
             raise PreconditionError("the model has no parameters", where="channel_pruning")
         if self.method in ("surgeon", "fisher") and context.calibration is None:

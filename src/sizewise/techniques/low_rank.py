@@ -24,13 +24,14 @@ from sizewise.arith.allocation import allocate
 from sizewise.data.batches import examples_in, first_batches, rebatched
 from sizewise.data.outputs import OutputChange, reestimate_if_nearer
 from sizewise.data.rank_losses import FactorOption, layer_moments, rank_losses
-from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
+from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
+from sizewise.graph.checks import check_finite, check_skip
 from sizewise.graph.factorize import Factoring, factorizable, factorize
 from sizewise.graph.refit_factors import Factored, absorbing, refit_factored
 from sizewise.graph.trace import Traced, eval_copy, trace
 from sizewise.profile.factor_cost import FactorCost, Ladder, counted_savings, ladder, latency_savings
 from sizewise.profile.held import examples_held
-from sizewise.profile.latency_target import aim
+from sizewise.profile.latency_target import aim, not_timed
 from sizewise.profile.layer_shapes import layer_shapes
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs, Trait
@@ -86,20 +87,10 @@ class LowRank:
             UsageError: latency cannot be measured here.
             UnknownName: `skip` names what the model does not have.
         """
-        known = [path for path, _ in model.named_modules() if path]
-        for name in self.skip:
-            if name not in known:
-                raise UnknownName("layer to skip", name, known, where="low_rank")
+        check_skip(model, self.skip, "low_rank")
         if self.target == "latency" and context.timer is None:
-            raise UsageError(
-                "the latency cannot be measured",
-                where="low_rank",
-                got="a device elsewhere, or no runtime",
-                hint='device "local", or target "params"',
-            )
-        for name, parameter in model.named_parameters():
-            if not bool(parameter.isfinite().all()):
-                raise PreconditionError("weights are not finite", where=f"low_rank, {name}")
+            raise not_timed("low_rank", "params")
+        check_finite(model, "low_rank")
 
     def apply(self, model: nn.Module, context: Context) -> tuple[nn.Module, Change]:
         """Choose, solve and replace, in place.

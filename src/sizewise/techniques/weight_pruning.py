@@ -25,6 +25,7 @@ from sizewise.data.outputs import OutputChange, reestimate_if_nearer
 from sizewise.data.statistics import normalizations
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.evaluate.stored import coded_bytes
+from sizewise.graph.checks import check_skip
 from sizewise.graph.hooks import hooked
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.types import Change, Skip
@@ -92,10 +93,7 @@ class WeightPruning:
                 where="weight_pruning",
                 hint="give the task calibration=... or train=..., or take magnitude",
             )
-        known = [path for path, _ in model.named_modules() if path]
-        for name in self.skip:
-            if name not in known:
-                raise UnknownName("layer to skip", name, known, where="weight_pruning")
+        check_skip(model, self.skip, "weight_pruning")
         layers, _ = _survey(model, parse_pattern(self.pattern, self.rate), self.skip)
         for layer in layers:
             if not bool(layer.module.weight.isfinite().all()):
