@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sizewise.arith.allocation import LocalCost, allocate
+from sizewise.arith.allocation import LocalCost, SeparateCost, allocate
 from sizewise.data.rank_losses import FactorOption, factor_options
 from sizewise.graph.factorize import Factoring, factor_shapes
-from sizewise.profile.factor_cost import STEPS, FactorCost, counted_savings, ladder, latency_savings
+from sizewise.profile.factor_cost import STEPS, counted_savings, ladder, latency_savings
 from sizewise.profile.layer_shapes import layer_shapes
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Inputs
@@ -53,7 +53,7 @@ def test_layers_save_independently_and_the_cheaper_loss_goes_first() -> None:
         ladder([option(1, 50, 0.5), option(2, 80, 0.1)], lambda o: 100 - o.params, 100),
         ladder([option(1, 60, 0.01)], lambda o: 100 - o.params, 100),
     ]
-    cost = FactorCost(1000, ladders)
+    cost = SeparateCost([own.costs for own in ladders], 1000)
     assert isinstance(cost, LocalCost)
     levels = allocate([one.losses for one in ladders], cost, 960, [one.levels for one in ladders])
     assert levels[0] == 0

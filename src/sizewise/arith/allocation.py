@@ -1,10 +1,10 @@
 """How many channels every group of a network loses, so that the loss is small and the cost is right."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-__all__ = ["LocalCost", "allocate", "lower_hull"]
+__all__ = ["LocalCost", "SeparateCost", "allocate", "lower_hull"]
 
 
 @runtime_checkable
@@ -22,6 +22,30 @@ class LocalCost(Protocol):
     def neighbours(self, index: int) -> Collection[int]:
         """Groups, itself included, whose savings depend on how many channels a group has."""
         ...
+
+
+class SeparateCost:
+    """A `LocalCost` to which every group adds by itself.
+
+    Args:
+        costs: per group, what it adds at every level.
+        base: what is there besides.
+    """
+
+    def __init__(self, costs: Sequence[Sequence[float] | Mapping[int, float]], base: float = 0.0) -> None:
+        self.costs, self.base = costs, base
+
+    def __call__(self, removed: Sequence[int]) -> float:
+        """The cost at one level of every group."""
+        return self.base + sum(own[level] for own, level in zip(self.costs, removed, strict=True))
+
+    def saving(self, removed: Sequence[int], index: int, count: int) -> float:
+        """What is saved at another level of one group."""
+        return self.costs[index][removed[index]] - self.costs[index][count]
+
+    def neighbours(self, index: int) -> tuple[int]:
+        """Only the group itself."""
+        return (index,)
 
 
 def allocate(

@@ -5,7 +5,7 @@ keyword inputs in which "labels", "label", "targets" or "target" is the target. 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from sizewise.protocols import Inputs
 __all__ = [
     "CalibrationSample",
     "LabelledSample",
+    "apart",
     "as_inputs",
     "batches",
     "check_loader",
@@ -215,6 +216,22 @@ class LabelledSample:
             seen += examples_in(inputs)
             if seen >= self.limit:
                 return
+
+
+def apart(batches: Sequence[Inputs], most: int) -> tuple[Sequence[Inputs], Sequence[Inputs]]:
+    """Examples for statistics, and others on which outputs are compared: on the first, late layers seem to lose next to nothing.
+
+    Args:
+        batches: a single one is both.
+        most: examples to compare on, the last batches whole and at least one; never more than a third of all beyond it.
+    """
+    if len(batches) < 2:
+        return batches, batches
+    most = min(most, sum(map(examples_in, batches)) // 3)
+    count, held = 1, examples_in(batches[-1])
+    while count + 1 < len(batches) and held + examples_in(batches[-count - 1]) <= most:
+        count, held = count + 1, held + examples_in(batches[-count - 1])
+    return batches[:-count], batches[-count:]
 
 
 def first_batches(inputs: Iterable[Inputs], examples: int) -> Iterator[Inputs]:

@@ -15,7 +15,7 @@ from sizewise.arith.channels import group_magnitude
 from sizewise.arith.moments import Gram
 from sizewise.arith.packing import packed
 from sizewise.arith.surgeon import Reader, absorbed, removal_order
-from sizewise.data.batches import examples_in
+from sizewise.data.batches import apart
 from sizewise.data.outputs import OutputChange
 from sizewise.data.readings import Reading, reading_grams, readings
 from sizewise.graph.groups import Group
@@ -62,7 +62,7 @@ def group_losses(
     Raises:
         PreconditionError: activations are not finite; says where.
     """
-    batches, probe = _apart(batches)
+    batches, probe = apart(batches, PROBE)
     judge = _Judge(model, probe)
     found: dict[int, GroupLoss] = {}
     every = [readings(model, group) for group in groups]
@@ -74,17 +74,6 @@ def group_losses(
             usable = [reading for reading in own if (reading.path, reading.tensor) in statistics]
             found[index] = judge.loss(groups[index], usable, statistics, None if scores is None else scores[index])
     return [found[index] for index in range(len(groups))]
-
-
-def _apart(batches: Sequence[Inputs]) -> tuple[Sequence[Inputs], Sequence[Inputs]]:
-    """Examples for statistics, and others on which outputs are compared: on the first, late layers seem to lose next to nothing."""
-    if len(batches) < 2:
-        return batches, batches
-    most = min(PROBE, sum(map(examples_in, batches)) // 3)
-    count, held = 1, examples_in(batches[-1])
-    while held + examples_in(batches[-count - 1]) <= most:
-        count, held = count + 1, held + examples_in(batches[-count - 1])
-    return batches[:-count], batches[-count:]
 
 
 class _Judge:

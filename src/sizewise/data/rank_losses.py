@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sizewise.arith.low_rank import Form, damped, full_ranks, spatial_errors, svd_errors, tucker_errors
 from sizewise.arith.moments import Gram
 from sizewise.arith.packing import packed
-from sizewise.data.batches import examples_in
+from sizewise.data.batches import apart
 from sizewise.data.gram import input_grams, unfolded
 from sizewise.data.outputs import OutputChange
 from sizewise.graph.factorize import Factoring, factor_shapes, forms, out_sides
@@ -145,7 +145,7 @@ def rank_losses(
     Raises:
         PreconditionError: the model fails on the data, or its outputs are not finite.
     """
-    seen, probe = _apart(batches)
+    seen, probe = apart(batches, PROBE)
     change = OutputChange(model, probe) if probe else None
     found: dict[str, list[FactorOption]] = {}
     skips: list[Skip] = []
@@ -197,17 +197,6 @@ def _some(batches: int, module: nn.Module, x: Tensor) -> Iterator[Tensor]:
         rows = max(ROWS, ROWS_PER_COLUMN * columns) // batches
         x = x[: max(1, -(-rows // max(1, prod(x.shape[2:] if spread else x.shape[1:-1]))))]
     yield from (part.float() for part in unfolded(module, x))
-
-
-def _apart(batches: Sequence[Inputs]) -> tuple[Sequence[Inputs], Sequence[Inputs]]:
-    """Examples for statistics, and others on which outputs are compared."""
-    if len(batches) < 2:
-        return batches, batches
-    most = min(PROBE, sum(map(examples_in, batches)) // 3)
-    count, held = 1, examples_in(batches[-1])
-    while count + 1 < len(batches) and held + examples_in(batches[-count - 1]) <= most:
-        count, held = count + 1, held + examples_in(batches[-count - 1])
-    return batches[:-count], batches[-count:]
 
 
 def _scaled(model: nn.Module, layer: nn.Module, options: list[FactorOption], moments: Moments, change: OutputChange) -> list[FactorOption]:

@@ -1,14 +1,14 @@
 """What every weight costs in bytes and in loss at every fineness, and which fineness each gets so that all fit a size."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sizewise.arith.allocation import allocate
+from sizewise.arith.allocation import SeparateCost, allocate
 from sizewise.arith.rate_rounding import rate_rounded, uniform_levels
 from sizewise.arith.rounding import output_errors
 from sizewise.arith.shared_codes import Shared, finest_step, on_codebook, on_grid
@@ -152,24 +152,6 @@ def _some_rows(weight: Tensor, seed: int) -> Tensor:
     return weight[:, chosen]
 
 
-class _Bytes:
-    """The bytes of all weights by the places that each is at; adds up, so that one's step leaves the savings of the others."""
-
-    def __init__(self, options: Sequence[Fineness]) -> None:
-        self._options = options
-
-    def __call__(self, places: Sequence[int]) -> float:
-        return sum(option.bytes[place] for option, place in zip(self._options, places, strict=True))
-
-    def saving(self, places: Sequence[int], index: int, count: int) -> float:
-        """Bytes that go if one weight is at another place."""
-        return self._options[index].bytes[places[index]] - self._options[index].bytes[count]
-
-    def neighbours(self, index: int) -> Collection[int]:
-        """Itself alone."""
-        return (index,)
-
-
 class Budget:
     """Finenesses that fit a size, moved a little while weights are settled, so that what came out larger is made up for.
 
@@ -182,7 +164,7 @@ class Budget:
     """
 
     def __init__(self, options: Sequence[Fineness], size: float) -> None:
-        cost = _Bytes(options)
+        cost = SeparateCost([option.bytes for option in options])
         self.places = allocate([o.losses for o in options], cost, size, [list(range(len(o.sizes))) for o in options])
         self.planned = cost(self.places)
         self.loss = sum(o.losses[place] for o, place in zip(options, self.places, strict=True))

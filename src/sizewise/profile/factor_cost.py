@@ -14,7 +14,7 @@ from sizewise.profile.layer_times import Wanted, layer_times
 from sizewise.protocols import Progress, Timer
 from sizewise.types import Cost, LayerShape
 
-__all__ = ["FactorCost", "Ladder", "counted_savings", "ladder", "latency_savings"]
+__all__ = ["Ladder", "counted_savings", "ladder", "latency_savings"]
 
 STEPS = 2000  # levels of a ladder: shares of a layer's cost, so that losses are compared per cost saved
 
@@ -37,6 +37,11 @@ class Ladder:
     options: Mapping[int, FactorOption]
     saved: Mapping[int, float]
 
+    @property
+    def costs(self) -> dict[int, float]:
+        """What the network costs more at every level than with the whole layer: nothing, or less."""
+        return {level: -saved for level, saved in self.saved.items()}
+
 
 def ladder(options: Sequence[FactorOption], saving: Callable[[FactorOption], float], amount: float, least: float = 0.0) -> Ladder:
     """Order a layer's options.
@@ -57,26 +62,6 @@ def ladder(options: Sequence[FactorOption], saving: Callable[[FactorOption], flo
     for level in range(1, levels[-1] + 1):
         losses.append(best[level].loss if level in best else losses[-1])
     return Ladder(levels, tuple(losses), best, {0: 0.0, **{level: saving(option) for level, option in best.items()}})
-
-
-class FactorCost:
-    """A function of the levels of all layers, in order, that gives the network's cost; layers save independently."""
-
-    def __init__(self, whole: float, ladders: Sequence[Ladder]) -> None:
-        self.whole = whole
-        self._ladders = ladders
-
-    def __call__(self, removed: Sequence[int]) -> float:
-        """The cost at one level of every layer's ladder."""
-        return self.whole - sum(own.saved[level] for own, level in zip(self._ladders, removed, strict=True))
-
-    def saving(self, removed: Sequence[int], index: int, count: int) -> float:
-        """What is saved at another level of one layer."""
-        return self._ladders[index].saved[count] - self._ladders[index].saved[removed[index]]
-
-    def neighbours(self, index: int) -> tuple[int]:
-        """Only the layer itself."""
-        return (index,)
 
 
 def counted_savings(

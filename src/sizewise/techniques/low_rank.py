@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import nn
 
-from sizewise.arith.allocation import allocate
+from sizewise.arith.allocation import SeparateCost, allocate
 from sizewise.data.batches import examples_in, first_batches, rebatched
 from sizewise.data.outputs import OutputChange, reestimate_if_nearer
 from sizewise.data.rank_losses import FactorOption, layer_moments, rank_losses
@@ -29,7 +29,7 @@ from sizewise.graph.checks import check_finite, check_skip
 from sizewise.graph.factorize import Factoring, factorizable, factorize
 from sizewise.graph.refit_factors import Factored, absorbing, refit_factored
 from sizewise.graph.trace import Traced, eval_copy, trace
-from sizewise.profile.factor_cost import FactorCost, Ladder, counted_savings, ladder, latency_savings
+from sizewise.profile.factor_cost import Ladder, counted_savings, ladder, latency_savings
 from sizewise.profile.held import examples_held
 from sizewise.profile.latency_target import aim, not_timed
 from sizewise.profile.layer_shapes import layer_shapes
@@ -174,25 +174,25 @@ class LowRank:
         left = [Skip(what=path, reason=why) for path in found if path not in ladders]
         if not ladders:
             raise UnsupportedModel("no layer gets cheaper by being factorized", where="low_rank", got=_reasons(left))
-        levels, reached = self._levels(model, ladders, FactorCost(whole, list(ladders.values())), context)
+        levels, reached = self._levels(model, ladders, SeparateCost([own.costs for own in ladders.values()], whole), context)
         plan = {path: own.options[level].factoring for (path, own), level in zip(ladders.items(), levels, strict=True) if level}
         spared = [Skip(what=path, reason="spared: others lose less") for path in ladders if path not in plan]
         return plan, reached, (*left, *spared)
 
-    def _levels(self, model: nn.Module, ladders: Mapping[str, Ladder], cost: FactorCost, context: Context) -> tuple[list[int], float]:
+    def _levels(self, model: nn.Module, ladders: Mapping[str, Ladder], cost: SeparateCost, context: Context) -> tuple[list[int], float]:
         """A level of every ladder, and the share of the target that goes with them."""
         own = list(ladders.values())
 
         def chosen(goal: float) -> list[int]:
-            return allocate([one.losses for one in own], cost, (1 - goal) * cost.whole, [one.levels for one in own])
+            return allocate([one.losses for one in own], cost, (1 - goal) * cost.base, [one.levels for one in own])
 
         if self.target == "latency":
             levels, reached = aim(chosen, self._measure(model, ladders, context), self.rate)
         else:
             levels = chosen(self.rate)
-            reached = 1 - cost(levels) / cost.whole
+            reached = 1 - cost(levels) / cost.base
         if reached < self.rate - SHORT:
-            lowest = 1 - cost([one.levels[-1] for one in own]) / cost.whole
+            lowest = 1 - cost([one.levels[-1] for one in own]) / cost.base
             raise PreconditionError(
                 f"so much of the {_WORDS[self.target]} cannot be removed",
                 where="low_rank",
