@@ -1,11 +1,12 @@
 """How the tensors of a model whose weights share values are stored, and how large its file is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sizewise.arith.shared_codes import Shared
+from sizewise.data.model_state import distinct_tensors
 from sizewise.graph.coded import Weight
 from sizewise.storage.forms import Codebook, Constant, Form, Integers, shortest, stored_bytes
 from sizewise.storage.swz import file_bytes
@@ -15,8 +16,6 @@ __all__ = ["model_bytes", "plain_form", "shared_form", "vector_form"]
 MOST = 127  # codes of one byte reach from -127 to 127
 METADATA = 256  # bytes left for the plan that may be saved beside the tensors
 EXACT = 2.0**-10  # relative error of half precision that is harmless
-
-Names = tuple[str, ...]
 
 
 def shared_form(shared: Shared, weight: Weight) -> Form:
@@ -62,9 +61,4 @@ def plain_form(value: Tensor) -> Form:
 
 def model_bytes(model: nn.Module, forms: Mapping[str, Form]) -> int:
     """The size of the file of a model whose tensors have these forms, by name in its state."""
-    by_tensor: dict[tuple[object, ...], list[str]] = {}
-    for name, value in model.state_dict().items():
-        own = (value.data_ptr(), tuple(value.shape), tuple(value.stride())) if value.numel() else (name,)
-        by_tensor.setdefault(own, []).append(name)
-    tensors: Sequence[tuple[Sequence[str], Form]] = [(names, forms[names[0]]) for names in by_tensor.values()]
-    return file_bytes(tensors) + METADATA
+    return file_bytes([(names, forms[names[0]]) for names, _ in distinct_tensors(model)]) + METADATA

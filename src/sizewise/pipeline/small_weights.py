@@ -1,14 +1,16 @@
 """A module's state as one small file and back: every tensor in the form that its technique left it in, or in its shortest one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sizewise.data.model_state import distinct_tensors
 from sizewise.errors import UsageError
-from sizewise.storage.forms import Constant, Form, Raw, attach_forms, attached_forms, same_bits, shortest, stored_bytes
-from sizewise.storage.swz import Stored, file_bytes, write_swz
+from sizewise.storage.forms import Constant, Form, Raw, attach_forms, attached_forms, same_bits, shortest
+from sizewise.storage.swz import Stored, file_bytes, open_swz, write_swz
 from sizewise.types import StoredTensor, StoredWeights
 
 __all__ = ["described", "read_small", "small_bytes", "write_small"]
@@ -34,18 +36,22 @@ def small_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> 
     return file_bytes(_tensors(model), metadata or {})
 
 
-def described(model: nn.Module, path: Path, whole_bytes: int) -> StoredWeights:
+def described(path: Path, whole_bytes: int) -> StoredWeights:
     """What a file that `write_small` wrote holds, for the record.
 
     Args:
-        model: whose state it is.
         path: of the file.
         whole_bytes: of the model before it was shrunk, as float32.
     """
-    state = model.state_dict()
+    stored = open_swz(path)
     tensors = [
-        StoredTensor(name=names[0], size_bytes=stored_bytes(form), float_bytes=4 * state[names[0]].numel(), form=form.kind)
-        for names, form in _tensors(model)
+        StoredTensor(
+            name=names[0],
+            size_bytes=stored.size_bytes(names[0]),
+            float_bytes=4 * prod(stored.shape(names[0])),
+            form=stored.kind(names[0]),
+        )
+        for names in stored.tied
     ]
     return StoredWeights(path=path.name, size_bytes=path.stat().st_size, whole_bytes=whole_bytes, tensors=tuple(tensors))
 
@@ -72,9 +78,9 @@ def read_small(stored: Stored, module: nn.Module) -> None:
         attach_forms(module, coded)
 
 
-def _tensors(model: nn.Module) -> list[tuple[list[str], Form]]:
+def _tensors(model: nn.Module) -> list[tuple[tuple[str, ...], Form]]:
     forms = attached_forms(model)
-    return [(names, _form(value, [forms[name] for name in names if name in forms])) for names, value in _distinct(model)]
+    return [(names, _form(value, [forms[name] for name in names if name in forms])) for names, value in distinct_tensors(model)]
 
 
 def _form(value: Tensor, attached: list[Form]) -> Form:
@@ -83,17 +89,6 @@ def _form(value: Tensor, attached: list[Form]) -> Form:
         if form.shape == tuple(value.shape) and form.dtype == value.dtype and same_bits(form.decode(), value):
             return form
     return shortest(value)
-
-
-def _distinct(model: nn.Module) -> Iterator[tuple[list[str], Tensor]]:
-    """Every tensor of the state with all its names; those of the same memory, shape and strides are one."""
-    found: dict[object, tuple[list[str], Tensor]] = {}
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise UsageError("the model's state holds something that is not a tensor", where=name, got=type(value).__name__)
-        place = (value.device, value.dtype, value.data_ptr(), tuple(value.shape), value.stride())
-        found.setdefault(place if value.numel() else name, ([], value))[0].append(name)
-    yield from found.values()
 
 
 def _check_fit(stored: Stored, module: nn.Module) -> None:

@@ -138,7 +138,7 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candida
         context.progress.working("lowering and measuring the file")
         candidate = _lowered(module, applied, candidate, folder, bench)
         if (folder / SMALL).is_file():
-            candidate = replace(candidate, stored=described(module, folder / SMALL, float_bytes(model)))
+            candidate = replace(candidate, stored=described(folder / SMALL, float_bytes(model)))
     return replace(candidate, seconds=time.perf_counter() - begin)
 
 

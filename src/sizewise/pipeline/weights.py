@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
+from sizewise.data.model_state import distinct_tensors
 from sizewise.errors import UsageError
 from sizewise.files import write_bytes
 from sizewise.pipeline.small_weights import read_small, write_small
@@ -50,18 +51,9 @@ def save_state(model: nn.Module, path: Path) -> None:
 
     Names that share one tensor are listed in the header's metadata.
     """
-    first: dict[tuple[object, ...], str] = {}
-    tensors: dict[str, Tensor] = {}
-    shared: dict[str, str] = {}
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise UsageError("the model's state holds something that is not a tensor", where=name, got=type(value).__name__)
-        key = (value.data_ptr(), value.storage_offset(), tuple(value.shape), tuple(value.stride()))
-        if value.numel() and key in first:
-            shared[name] = first[key]
-            continue
-        first[key] = name
-        tensors[name] = value.detach().cpu().contiguous().clone()
+    distinct = distinct_tensors(model)
+    tensors = {names[0]: value.detach().cpu().contiguous().clone() for names, value in distinct}
+    shared = {name: names[0] for names, _ in distinct for name in names[1:]}
     write_bytes(path, save(tensors, {"format": "pt", _SHARED: json.dumps(shared)}))
 
 

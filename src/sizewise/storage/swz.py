@@ -123,6 +123,22 @@ class Stored:
         """
         return self.header.tensors[self._position(name)].form.shape
 
+    def kind(self, name: str) -> str:
+        """Of a tensor's form.
+
+        Raises:
+            UsageError: no tensor of that name.
+        """
+        return str(self.header.tensors[self._position(name)].form.__struct_config__.tag)
+
+    def size_bytes(self, name: str) -> int:
+        """That a tensor's parts take, without gaps and what the header says of it.
+
+        Raises:
+            UsageError: no tensor of that name.
+        """
+        return sum(part.size for part in parts_of(self.header.tensors[self._position(name)].form))
+
     def form(self, name: str) -> Form:
         """A tensor's form. Large raw tensors are the mapped file itself.
 
