@@ -1,11 +1,14 @@
 """`sizewise compress`: one scale of a task, stored in a stated share of its bytes."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Recover, Resume, RuntimeName, Seed, Task, print_result
-from sizewise.cli.prune import Scale, read_share
+from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Recover, Resume, RuntimeName, Seed, Task
+from sizewise.cli.job import run_job
+from sizewise.cli.prune import Scale, Skip, read_share
 
 __all__ = ["command"]
 
@@ -14,7 +17,6 @@ Methods = Annotated[
     list[str] | None,
     typer.Option("--method", help="pruning, low_rank or sharing; may be repeated. All that may help are tried by default."),
 ]
-Skip = Annotated[list[str] | None, typer.Option(help="Path of a module that is left alone, such as head; may be repeated.")]
 
 
 def command(
@@ -33,22 +35,16 @@ def command(
     debug: Debug = False,  # noqa: ARG001  # read by cli.main, which prints errors
 ) -> None:
     """Store a model in few bytes (weights.swz), and measure what it is still worth beside the whole."""
-    from sizewise.cli.names import check_folder, check_runtime
+    job = partial(_compress, scale, read_share(rate), methods or "auto", recover, skip or ())
+    run_job(job, task, out, recover=recover, runtime=runtime, resume=resume, seed=seed, json=json, quiet=quiet)
+
+
+def _compress(
+    scale: str | None, rate: float, methods: Any, recover: str | None, skip: Sequence[str], task: str, options: dict[str, Any]
+) -> Any:
     from sizewise.pipeline.compress import compression_ways
-    from sizewise.pipeline.progress import shown
-
-    ways = compression_ways(read_share(rate), methods or "auto", recover, skip or ())  # type: ignore[arg-type]  # names are checked there
-    check_runtime(runtime)
-    check_folder(out, resume=resume)
-    with shown(not quiet) as progress:
-        progress.note(f"sizewise: loading the task {task}")
-        options = {"scale": scale, "runtime": runtime, "out": out, "resume": resume, "seed": seed, "progress": progress}
-        result = _compress(task, ways, options)
-    print_result(result, as_json=json)
-
-
-def _compress(task: str, ways: Any, options: dict[str, Any]) -> Any:
     from sizewise.pipeline.one_plan import run_ways
     from sizewise.tasks.loading import load_task
 
-    return run_ways(load_task(task), ways, **options)
+    ways = compression_ways(rate, methods, recover, skip)
+    return run_ways(load_task(task), ways, scale=scale, **options)

@@ -1,12 +1,14 @@
 """`sizewise prune`: one scale of a task, pruned as asked, to one measured file beside the whole model's."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Recover, Resume, RuntimeName, Seed, Task, print_result
+from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Recover, Resume, RuntimeName, Seed, Task
+from sizewise.cli.job import run_job
 
-__all__ = ["Scale", "command", "read_share"]
+__all__ = ["Scale", "Skip", "command", "read_share"]
 
 Rate = Annotated[str | None, typer.Option(help="Share that goes, such as 0.5 or 50%; half by default. N:M says it itself.")]
 Scale = Annotated[str | None, typer.Option(help="The candidate that is pruned; the task's reference by default.")]
@@ -41,21 +43,10 @@ def command(
     debug: Debug = False,  # noqa: ARG001  # read by cli.main, which prints errors
 ) -> None:
     """Remove a share of a model, without training unless asked for, and measure what is left beside the whole."""
-    from sizewise.cli.names import check_folder, check_runtime
-    from sizewise.pipeline.progress import shown
-    from sizewise.units import parse_training
-
     share = None if rate is None else read_share(rate)
-    if recover is not None:
-        parse_training(recover, "--recover")
-    check_runtime(runtime)
-    check_folder(out, resume=resume)
     settings = {"granularity": granularity, "method": method, "target": target, "multiple": multiple, "skip": skip or ()}
-    with shown(not quiet) as progress:
-        progress.note(f"sizewise: loading the task {task}")
-        options = {"scale": scale, "runtime": runtime, "out": out, "resume": resume, "seed": seed, "progress": progress}
-        result = _prune(task, share, settings, recover, options)
-    print_result(result, as_json=json)
+    job = partial(_prune, scale, share, settings, recover)
+    run_job(job, task, out, recover=recover, runtime=runtime, resume=resume, seed=seed, json=json, quiet=quiet)
 
 
 def read_share(text: str) -> float:
@@ -69,7 +60,7 @@ def read_share(text: str) -> float:
         raise UsageError("not a share", where="--rate", got=repr(text), wanted="a number such as 0.5, or 50%") from error
 
 
-def _prune(task: str, rate: float | None, settings: dict[str, Any], recover: str | None, options: dict[str, Any]) -> Any:
+def _prune(scale: str | None, rate: float | None, settings: dict[str, Any], recover: str | None, task: str, options: dict[str, Any]) -> Any:
     from sizewise.pipeline.one_plan import run_plan
     from sizewise.pipeline.prune import pruning_step
     from sizewise.pipeline.recover import recovery_for
@@ -79,4 +70,4 @@ def _prune(task: str, rate: float | None, settings: dict[str, Any], recover: str
     loaded = load_task(task)
     if recover is not None:
         steps.append(recovery_for(loaded, recover))
-    return run_plan(loaded, steps, **options)
+    return run_plan(loaded, steps, scale=scale, **options)

@@ -1,10 +1,12 @@
 """`sizewise quantize`: one scale of a task in fewer bits, to one measured file beside the float model's."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Resume, RuntimeName, Seed, Task, print_result
+from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Resume, RuntimeName, Seed, Task
+from sizewise.cli.job import run_job
 from sizewise.cli.prune import Scale
 
 __all__ = ["command"]
@@ -52,33 +54,18 @@ def command(
     debug: Debug = False,  # noqa: ARG001  # read by cli.main, which prints errors
 ) -> None:
     """Give a model fewer bits, without training unless asked for, and measure what comes out beside the float file."""
-    from sizewise.cli.names import check_folder, check_runtime
-    from sizewise.pipeline.progress import shown
-    from sizewise.units import parse_training
-
-    if recover is not None:
-        parse_training(recover, "--recover")
-    check_runtime(runtime)
-    check_folder(out, resume=resume)
     settings = {"group": group, "size": size, "latency": latency, "max_drop": max_drop, "skip": skip or (), "recovery": recover}
-    with shown(not quiet) as progress:
-        progress.note(f"sizewise: loading the task {task}")
-        options = {"runtime": runtime, "out": out, "resume": resume, "seed": seed, "progress": progress}
-        result = _quantize(task, scale, dtype, scheme, settings, options)
-    print_result(result, as_json=json)
+    job = partial(_quantize, scale, dtype, scheme, settings)
+    run_job(job, task, out, recover=recover, runtime=runtime, resume=resume, seed=seed, json=json, quiet=quiet)
 
 
-def _quantize(task: str, scale: str | None, dtype: str, scheme: str, settings: dict[str, Any], options: dict[str, Any]) -> Any:
+def _quantize(scale: str | None, dtype: str, scheme: str, settings: dict[str, Any], task: str, options: dict[str, Any]) -> Any:
     from sizewise.pipeline.one_plan import pick_scale, run_plan
     from sizewise.pipeline.quantize import quantization_step, scheme_for
-    from sizewise.pipeline.recover import check_train
     from sizewise.tasks.loading import load_task
 
     loaded = load_task(task)
     chosen = pick_scale(loaded, scale)
     trained = settings["recovery"] is not None
     known = scheme_for(loaded, chosen, dtype, scheme, options["runtime"], options["seed"], trained=trained)
-    step = quantization_step(dtype, known, **settings)
-    if trained:
-        check_train(loaded)
-    return run_plan(loaded, [step], scale=chosen, **options)
+    return run_plan(loaded, [quantization_step(dtype, known, **settings)], scale=chosen, **options)
