@@ -76,7 +76,7 @@ def test_conformance(name: str, target: str) -> None:
     assert change.record["reached"] >= 0.18
 
 
-@pytest.mark.parametrize(("target", "rate"), [("params", 0.3), ("params", 0.6), ("macs", 0.4)])
+@pytest.mark.parametrize(("target", "rate"), [("params", 0.3), pytest.param("params", 0.6, marks=pytest.mark.slow), ("macs", 0.4)])
 def test_the_share_that_goes_is_what_was_asked(target: str, rate: float) -> None:
     model, x = resnet_cifar(8).eval(), torch.randn(16, 3, 12, 12)
     shrunk, change = factorize(model, x, rate=rate, target=target)
@@ -252,7 +252,7 @@ def test_a_record_of_another_model_is_refused() -> None:
             rebuild_plan(other, from_json(Plan, to_json(applied)), context)
 
 
-@pytest.mark.parametrize("name", [pytest.param("convolutions", marks=pytest.mark.slow), "transformer", "wavenet"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("convolutions", "transformer")), "wavenet"])
 def test_the_onnx_file_computes_the_same(name: str, tmp_path: Path) -> None:
     make, shape = MODELS[name]
     x = torch.randn(shape)
