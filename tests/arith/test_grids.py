@@ -116,6 +116,24 @@ def test_groups_are_matrices_of_their_own() -> None:
         assert torch.equal(quantize(weight, both, grid)[group], quantize(weight[group], alone, grid))
 
 
+@pytest.mark.parametrize("groups", [(), (3,)])
+def test_many_outputs_are_looked_at_some_at_a_time_and_get_the_same_steps(groups: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(*groups, 7, 10, generator=torch.Generator().manual_seed(0))
+    grid = Grid(4, symmetric=False, block=4)
+
+    def both() -> list[Steps]:
+        return [find_steps(weight, grid, "mse"), hqq(weight, grid)]
+
+    codes = quantize(weight, both()[0], grid)
+
+    whole = both()
+    monkeypatch.setattr("sizewise.arith.grids.PART", 2 * weight[..., 0, :].numel())
+    for one, other in zip(whole, both(), strict=True):
+        assert torch.equal(one.scale, other.scale)
+        assert torch.equal(one.zero, other.zero)
+    assert torch.equal(quantize(weight, whole[0], grid), codes)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("method", ["absmax", "mse"])
 def test_odd_weights_are_no_trouble(symmetric: bool, method: str) -> None:

@@ -5,6 +5,7 @@ when they do not divide the inputs, which ONNX's DequantizeLinear allows; a kern
 with the zero point, and the same scales.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ Method = Literal["absmax", "mse"]
 METHODS = ("absmax", "mse")
 WHERE = "quantization of weights"
 FEWEST, MOST = 2, 8  # bits
+PART = 2**22  # weights that are looked at at a time: what is computed on the way takes several times their memory
 BETA, KAPPA = 4.0, 1.1  # of the half-quadratic splitting, and its growth per turn; errors beyond 0.34 of a step are set aside at first
 
 
@@ -105,11 +107,26 @@ def find_steps(
         raise UnknownName("method for scales", method, METHODS, where=WHERE)
     if importance is not None:
         _check_importance(importance, weight)
-    search = _Search.of(weight, grid, importance)
-    if method == "mse":
-        search.clip()
-        search.refine()
-    return Steps(search.scale, search.zero)
+
+    def found(rows: Tensor) -> Steps:
+        search = _Search.of(rows, grid, importance)
+        if method == "mse":
+            search.clip()
+            search.refine()
+        return Steps(search.scale, search.zero)
+
+    return _in_parts(weight, found)
+
+
+def _in_parts(weight: Float[Tensor, "*groups out in"], find: Callable[[Tensor], Steps]) -> Steps:
+    """Steps of some outputs at a time; none depends on other outputs."""
+    parts = [find(part) for part in torch.split(weight, _rows(weight), dim=-2)]
+    return Steps(torch.cat([part.scale for part in parts], -2), torch.cat([part.zero for part in parts], -2))
+
+
+def _rows(weight: Float[Tensor, "*groups out in"]) -> int:
+    """Outputs that are looked at at a time."""
+    return max(1, PART * weight.shape[-2] // max(1, weight.numel()))
 
 
 def hqq(weight: Float[Tensor, "*groups out in"], grid: Grid, *, whole_zeros: bool = True, p: float = 0.7, turns: int = 20) -> Steps:
@@ -134,13 +151,17 @@ def hqq(weight: Float[Tensor, "*groups out in"], grid: Grid, *, whole_zeros: boo
     blocks of 64, 4 bits, the squared error falls by 15 % from "absmax" with zero points of any value, but by 7 % with whole ones
     and 10 % without any, where "mse" takes away 9 % and 14 %: without data that is the better choice there.
     """
-    search = _Search.of(weight, grid, None, power=p)
+    return _in_parts(weight, lambda rows: _split_by_halves(_Search.of(rows, grid, None, power=p), whole_zeros, turns))
+
+
+def _split_by_halves(search: "_Search", whole_zeros: bool, turns: int) -> Steps:
+    """The turns of `hqq`."""
     unit, beta = search.scale.clone(), BETA
     scale, zero = search.scale, search.zero
     for _ in range(turns):
         codes = search.codes(scale, zero)
         residual = (search.weight - (codes - zero.unsqueeze(-1)) * scale.unsqueeze(-1)) / unit.unsqueeze(-1)
-        outliers = _shrunk(residual, beta, p) * unit.unsqueeze(-1)
+        outliers = _shrunk(residual, beta, search.power) * unit.unsqueeze(-1)
         scale, zero = search.fitted(search.weight - outliers, codes, scale, zero, whole_zeros)
         search.offer(scale, zero)
         beta *= KAPPA
@@ -149,8 +170,15 @@ def hqq(weight: Float[Tensor, "*groups out in"], grid: Grid, *, whole_zeros: boo
 
 def quantize(weight: Float[Tensor, "*groups out in"], steps: Steps, grid: Grid) -> Int8[Tensor, "*groups out in"]:
     """The codes nearest to the weights."""
+    rows = _rows(weight)
+    parts = zip(*(torch.split(tensor, rows, dim=-2) for tensor in (weight.detach(), steps.scale, steps.zero)), strict=True)
+    return torch.cat([_nearest(part, Steps(scale, zero), grid) for part, scale, zero in parts], -2)
+
+
+def _nearest(weight: Tensor, steps: Steps, grid: Grid) -> Tensor:
     scale, zero = per_input(steps, grid, weight.shape[-1])
-    return torch.round(weight.detach().double() / scale + zero).clamp_(grid.low, grid.high).to(torch.int8)
+    value = weight.to(torch.float64, copy=True).div_(scale).add_(zero)
+    return value.round_().clamp_(grid.low, grid.high).to(torch.int8)
 
 
 def dequantize(codes: Int8[Tensor, "*groups out in"], steps: Steps, grid: Grid) -> Float[Tensor, "*groups out in"]:
