@@ -12,6 +12,7 @@ from sizewise.errors import (
     MissingExtra,
     ParityError,
     PreconditionError,
+    SizeUnreachable,
     SizewiseError,
     UnknownName,
     UnsupportedModel,
@@ -25,6 +26,7 @@ EXAMPLES: tuple[SizewiseError, ...] = (
     MissingExtra("scikit-learn", "demo", where="task 'digits'"),
     UnsupportedModel("what", where="layer1.0"),
     PreconditionError("what", wanted="b"),
+    SizeUnreachable(1001, 4000, got=900, where="here"),
     BudgetInfeasible("nothing fits", result={"nearest": "x"}, hint="relax the size"),
     ParityError("what"),
     InternalError("what"),
@@ -34,6 +36,12 @@ EXAMPLES: tuple[SizewiseError, ...] = (
 def test_the_message_says_what_where_got_wanted_and_hint_each_on_its_line() -> None:
     error = SizewiseError("the mistake", where="model.layer", got="1", wanted="2", hint="do this")
     assert str(error) == "model.layer: the mistake\n  got: 1\n  wanted: 2\n  hint: do this"
+
+
+def test_the_rate_of_a_size_that_can_be_reached_is_rounded_up() -> None:
+    error = SizeUnreachable(1001, 4000, got=900, where="here")
+    assert error.wanted == "at least 1001 bytes, a rate of about 0.251"
+    assert error.least == 1001
 
 
 def test_what_is_not_known_takes_no_line() -> None:

@@ -1,6 +1,7 @@
 """The error tree. Every error says what, where, got, wanted and what to do, and owns the exit code of the command line."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ __all__ = [
     "MissingExtra",
     "ParityError",
     "PreconditionError",
+    "SizeUnreachable",
     "SizewiseError",
     "UnknownName",
     "UnsupportedModel",
@@ -102,6 +104,26 @@ class PreconditionError(SizewiseError, ValueError):
     """A technique's or a task's precondition does not hold."""
 
     exit_code = 4
+
+
+class SizeUnreachable(PreconditionError):
+    """A model cannot be stored in so few bytes; says in how many it can.
+
+    Args:
+        least: bytes that it takes at least, about.
+        whole: of it in float32.
+        got: bytes that were asked for.
+        where: what was to be done.
+    """
+
+    def __init__(self, least: int, whole: int, *, got: int, where: str) -> None:
+        self.least = least
+        super().__init__(
+            "the model cannot be stored in so few bytes",
+            where=where,
+            got=f"{got} bytes",
+            wanted=f"at least {least} bytes, a rate of about {math.ceil(1000 * least / whole) / 1000:.3f}",
+        )
 
 
 @contextmanager

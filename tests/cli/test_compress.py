@@ -36,6 +36,16 @@ def test_the_bundle_holds_the_small_file_and_the_figures_say_so() -> None:
     assert chosen["stored"]["size_bytes"] <= 0.6 * chosen["stored"]["whole_bytes"]
 
 
+def test_at_rate_1_values_stay_as_they_are() -> None:
+    found = compress("task.py", "--rate", "1", "--out", "run", "--quiet")
+    assert found.exit_code == 0, found.output
+    record = json.loads((Path("run") / "run.json").read_bytes())
+    (chosen,) = (c for c in record["candidates"] if c["id"] == record["chosen"])
+    assert chosen["stored"]["size_bytes"] <= chosen["stored"]["whole_bytes"]
+    assert "entropy coding" in found.output
+    assert "entropy coding" in (Path("run") / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

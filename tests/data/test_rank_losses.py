@@ -112,11 +112,11 @@ def test_moments_are_those_of_all_inputs_where_these_are_few(net: nn.Module, mon
     [(64, 8, range(8, 65, 8)), (16, 8, range(2, 17, 2)), (5, 8, range(1, 6)), (20, 3, [3, 6, 9, 12, 15, 18, 20])],
 )
 def test_ranks_are_multiples_where_there_is_room(most: int, multiple: int, wanted: list[int]) -> None:
-    assert module._ranks(most, multiple, 48) == list(wanted)
+    assert module.rank_steps(most, multiple, 48) == list(wanted)
 
 
 def test_ranks_are_few_in_wide_layers() -> None:
-    found = module._ranks(4096, 8, 16)
+    found = module.rank_steps(4096, 8, 16)
     assert found[0] == 8
     assert found[-1] == 4096
     assert len(found) <= 17

@@ -117,7 +117,7 @@ def test_what_stays_whole_is_named_with_its_reason() -> None:
         "attention.out_proj": "attention, which reads its weight itself",
         "grouped": "grouped",
         "up": "transposed",
-        "memory": "GRU cannot hold",
+        "memory": "GRU multiplies whole matrices",
     }.items():
         assert words in reasons[path], path
     assert any(path.startswith("normed") for path in reasons)

@@ -1,15 +1,17 @@
 """Factors solved for what the factorized model really passes on."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from sizewise.arith.low_rank import Form, damped
 from sizewise.graph.factorize import Factoring
-from sizewise.graph.refit_factors import Factored, absorbing, refit_factored
+from sizewise.graph.refit_factors import Factored, absorbing, product_form, refit_factored
 from sizewise.graph.trace import trace
 from sizewise.protocols import Inputs
+from sizewise.storage.forms import attached_forms
 from sizewise.zoo.resnet import resnet_cifar
 
 
@@ -122,3 +124,36 @@ def test_transposed_and_recurrent_layers_behind_are_fitted_too() -> None:
     assert {"up.weight", "memory.weight_ih_l0"} <= changed
     kept = {name: value for name, value in found.weights.items() if name.startswith("first.")}
     assert distance(model, installed(model, found), data) < distance(model, installed(model, Factored(plan, found.factors, kept)), data)
+
+
+class Memory(nn.Module):
+    """A recurrent layer behind a linear one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.memory = nn.Linear(8, 12), nn.GRU(12, 16, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.memory(torch.tanh(self.first(x)))[0]
+        return out
+
+
+def test_matrices_of_recurrent_layers_become_products_that_make_up_for_what_came_before() -> None:
+    torch.manual_seed(0)
+    model, data = Memory().eval(), batches(10, 8)
+    program, ranks = trace(model, data[0]).program, {"memory.weight_ih_l0": 4, "memory.weight_hh_l0": 6}
+    found = refit_factored(model, program, data, {"first": Factoring("svd", (4,))}, ranks=ranks)
+    assert {name: form.left.shape[1] for name, form in found.products.items()} == ranks
+    fitted = installed(model, found)
+    assert all(torch.equal(fitted.get_parameter(name), form.decode()) for name, form in attached_forms(fitted).items())
+    assert set(attached_forms(fitted)) == set(ranks)
+    plainly = {name: product_form(model.get_parameter(name).detach(), None, rank) for name, rank in ranks.items()}
+    first = {name: value for name, value in found.weights.items() if name.startswith("first.")}
+    assert distance(model, fitted, data) < 0.5 * distance(model, installed(model, replace(found, products=plainly, weights=first)), data)
+
+
+def test_products_of_full_rank_change_nothing() -> None:
+    torch.manual_seed(0)
+    model, data = Memory().eval(), batches(10, 8)
+    found = refit_factored(model, trace(model, data[0]).program, data, {}, ranks={"memory.weight_hh_l0": 16})
+    assert distance(model, installed(model, found), data) < 1e-6

@@ -17,6 +17,7 @@ from sizewise.pipeline.one_plan import run_ways
 from sizewise.protocols import Inputs
 from sizewise.report.html import render_html
 from sizewise.report.terminal import summary
+from sizewise.storage.swz import open_swz
 from sizewise.testing import NullRuntime, tiny_task
 from sizewise.types import Step
 
@@ -68,6 +69,86 @@ def test_the_file_keeps_the_rate_and_comes_back(blocks: Blocks, tmp_path: Path) 
     with torch.no_grad():
         assert torch.equal(back(CALIBRATION[0]), small(CALIBRATION[0]))
     assert all(torch.equal(value, before[name]) for name, value in blocks.state_dict().items())
+
+
+@pytest.mark.parametrize("methods", ["auto", ["pruning"], ["low_rank", "sharing"]])
+def test_at_rate_1_nothing_is_lost(blocks: Blocks, methods: Any, tmp_path: Path) -> None:
+    small = sizewise.compress_model(blocks, 1.0, calibration=CALIBRATION, methods=methods)
+    assert all(torch.equal(value, blocks.state_dict()[name]) for name, value in small.state_dict().items())
+    sizewise.save_compressed(small, tmp_path / "weights.swz")
+    assert (tmp_path / "weights.swz").stat().st_size <= float_bytes(blocks)
+
+
+class Memory(nn.Module):
+    """A recurrent layer whose matrices are nearly of rank 4, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(16, 64, batch_first=True), nn.Linear(64, 6)
+        with torch.no_grad():
+            for value in (value for value in self.gru.parameters() if value.ndim == 2):
+                value.copy_(0.1 * torch.randn(len(value), 4) @ torch.randn(4, value.shape[1]) + 0.01 * torch.randn(value.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.gru(x)[0][:, -1])
+        return logits
+
+
+@pytest.mark.slow
+def test_recurrent_matrices_are_coded_as_products_where_that_is_nearer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compress, "SMALL", 0.0)
+    torch.manual_seed(0)
+    model, data = Memory().eval(), list(torch.randn(192, 9, 16).chunk(6))
+    small = sizewise.compress_model(model, 0.05, calibration=data, methods=["low_rank", "sharing"])
+    saved = {one.method: one for one in small.compression.contributions}  # type: ignore[union-attr]
+    assert {"low rank", "shared values", "entropy coding"} == saved.keys()
+    assert saved["low rank"].bytes_without > 1.3 * saved["low rank"].size_bytes
+    sizewise.save_compressed(small, tmp_path / "weights.swz")
+    assert (tmp_path / "weights.swz").stat().st_size <= 0.05 * float_bytes(model)
+    assert open_swz(tmp_path / "weights.swz").kind("gru.weight_hh_l0") == "product"
+    back = sizewise.load_compressed(tmp_path / "weights.swz", model, data[0])
+    with torch.no_grad():
+        assert torch.equal(back(data[0]), small(data[0]))
+
+
+def test_the_rate_that_is_named_can_be_reached_where_small_layers_take_most(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[layer for _ in range(12) for layer in (nn.Linear(7, 7), nn.LayerNorm(7))], nn.Linear(7, 16)).eval()
+    data = list(torch.randn(128, 7).chunk(4))
+    with pytest.raises(PreconditionError, match=r"rate of about \d\.\d+") as caught:
+        sizewise.compress_model(model, 0.1, calibration=data, methods=["sharing"])
+    found = re.search(r"rate of about (\d\.\d+)", str(caught.value))
+    assert found is not None
+    rate = float(found[1])
+    assert 0.3 < rate < 1
+    small = sizewise.compress_model(model, rate, calibration=data, methods=["sharing"])
+    sizewise.save_compressed(small, tmp_path / "weights.swz")
+    assert (tmp_path / "weights.swz").stat().st_size <= rate * float_bytes(model)
+
+
+def test_tied_weights_are_tied_again_behind_a_small_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, ids = Tied().eval(), list(torch.randint(0, 60, (96, 5)).chunk(6))
+    small = sizewise.compress_model(model, 0.2, calibration=ids, methods=["sharing"])
+    sizewise.save_compressed(small, tmp_path / "weights.swz")
+    back: Any = sizewise.load_compressed(tmp_path / "weights.swz", Tied(), ids[0])
+    assert back.head.weight is back.table.weight
+    with torch.no_grad():
+        assert torch.equal(back(ids[0]), small(ids[0]))
+
+
+class Tied(nn.Module):
+    """An embedding that is the output layer's weight too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.middle = nn.Embedding(60, 32), nn.Linear(32, 32)
+        self.head = nn.Linear(32, 60, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(self.middle(self.table(ids))))
+        return logits
 
 
 def test_a_smaller_file_changes_more(blocks: Blocks) -> None:
@@ -170,6 +251,20 @@ def test_ways_of_a_task_the_best_on_validation_is_bundled_with_its_small_file(tm
         assert torch.equal(x.call(module), NullRuntime().load(result.path / "model.null", threads=1)(x)[0])
     assert "weights.swz" in summary(record)
     assert "Stored weights" in render_html(record)
+    saved = [one for change in record.winner.changes for one in change.contributions]
+    assert {"shared values", "entropy coding"} <= {one.method for one in saved}
+    assert ("pruning" in {one.method for one in saved}) == (len(record.winner.plan.steps) == 2)
+    assert all(one.size_bytes == stored.size_bytes for one in saved)
+    assert all(one.method in summary(record) and one.method in render_html(record) for one in saved)
+
+
+def test_what_pruning_saves_of_a_task_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
+    cut = Step(technique="channel_pruning", settings={"rate": 0.5, "target": "params"})
+    ways = [[(cut, Step(technique="weight_sharing", settings={"rate": 0.6}))]]
+    first = run_ways(tiny_task(), ways, runtime=NullRuntime(), out=tmp_path / "out").record.winner
+    again = run_ways(tiny_task(), ways, runtime=NullRuntime(), out=tmp_path / "out", resume=True).record.winner
+    assert next(one.method for change in first.changes for one in change.contributions) == "pruning"
+    assert first.changes == again.changes
 
 
 def test_a_family_ends_where_it_gets_no_better_and_a_way_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

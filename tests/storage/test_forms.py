@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sizewise.errors import UsageError
+from sizewise.storage.entropy import encode
 from sizewise.storage.forms import (
     Codebook,
     Constant,
@@ -21,6 +22,7 @@ from sizewise.storage.forms import (
     Sparse,
     attach_forms,
     attached_forms,
+    coded_parts,
     same_bits,
     shortest,
     stored_bytes,
@@ -189,3 +191,16 @@ def test_modules_hold_forms_and_their_copies_do() -> None:
     assert attached_forms(copy.deepcopy(model))["weight"] is form
     with pytest.raises(UsageError, match="not a form"):
         attach_forms(model, {"weight": torch.ones(2)})  # type: ignore[dict-item]
+
+
+def test_codes_are_encoded_once_and_a_modules_own_arrays_each_time() -> None:
+    codes = Integers(torch.randint(-3, 4, (40, 50)).to(torch.int8), torch.ones(1, 1), (40, 50))
+    assert coded_parts(codes) is coded_parts(codes)
+    both = Product(Raw(torch.ones(60, 40)), codes, (60, 50))
+    assert coded_parts(both)[1] is coded_parts(codes)[0]
+    value = torch.zeros(100)
+    plain = Raw(value)
+    before = stored_bytes(plain)
+    value.normal_()
+    assert stored_bytes(plain) > before
+    assert [part.data for part in coded_parts(both)] == [encode(part).data for part in both.parts().values()]

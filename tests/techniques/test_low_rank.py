@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.pipeline.apply import apply_plan, rebuild_plan
+from sizewise.pipeline.compressed import load_compressed, save_compressed
 from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.saving import load_model, remember, save_model
 from sizewise.profile.layer_shapes import layer_shapes
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs
+from sizewise.storage.forms import Product, attached_forms
 from sizewise.testing import check_technique
 from sizewise.types import Change, Cost, Interval, LayerShape, Plan, Step, from_json, to_json
 from sizewise.zoo.resnet import resnet_cifar
@@ -118,22 +120,96 @@ def test_what_is_skipped_stays() -> None:
 
 
 class Recurrent(nn.Module):
-    """A memory between layers."""
+    """A memory of two layers and directions between layers; its matrices are nearly of rank 4."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.RNNBase] = nn.GRU, **settings: Any) -> None:
         super().__init__()
-        self.before, self.memory, self.after = nn.Linear(12, 24), nn.GRU(24, 6, batch_first=True), nn.Linear(24, 24)
-        self.last = nn.Linear(6, 24)
+        self.before, self.last = nn.Linear(12, 16), nn.Linear(48, 4)
+        self.memory = kind(16, 24, num_layers=2, bidirectional=True, batch_first=True, **settings)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for value in self.memory.parameters():
+                if value.ndim == 2:
+                    value.copy_(0.1 * torch.randn(len(value), 4) @ torch.randn(4, value.shape[1]) + 0.01 * torch.randn(value.shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.after(torch.relu(self.last(self.memory(torch.relu(self.before(x)))[0])))
+        out: Tensor = self.last(self.memory(torch.relu(self.before(x)))[0][:, -1])
         return out
 
 
-def test_recurrent_layers_are_left_alone_and_named() -> None:
-    shrunk, change = factorize(Recurrent().eval(), torch.randn(16, 10, 12), rate=0.2)
-    assert ("memory", "GRU cannot hold its weights as factors") in {(skip.what, skip.reason) for skip in change.skipped}
-    assert isinstance(shrunk.get_submodule("memory"), nn.GRU)
+@pytest.mark.parametrize(("target", "timed"), [("macs", False), ("latency", True)])
+def test_recurrent_layers_are_left_alone_where_work_counts(target: str, timed: bool, tmp_path: Path) -> None:
+    layers = (nn.Linear(12, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 12))
+    model, x = nn.Sequential(*layers, nn.GRU(12, 4, batch_first=True), First()).eval(), data(16)
+    shrunk, change = factorize(model, x, rate=0.1, target=target, timer=FakeTimer(tmp_path) if timed else None)
+    reason = "GRU multiplies whole matrices: factors would make only its file smaller"
+    assert ("5", reason) in {(skip.what, skip.reason) for skip in change.skipped}
+    assert not attached_forms(shrunk)
+
+
+class First(nn.Module):
+    """The sequence, without the state behind it."""
+
+    def forward(self, found: tuple[Tensor, Tensor]) -> Tensor:
+        return found[0]
+
+
+def data(count: int, seed: int = 1) -> Tensor:
+    return torch.randn(count, 8, 12, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(nn.GRU, {}), (nn.LSTM, {"bias": False}), (nn.RNN, {"nonlinearity": "tanh"})])
+def test_recurrent_matrices_become_products_in_the_file(kind: type[nn.RNNBase], settings: dict[str, Any], tmp_path: Path) -> None:
+    model, x = Recurrent(kind, **settings).eval(), data(96)
+    shrunk, change = factorize(model, x, rate=0.5, skip=("before", "last"))
+    forms, state = attached_forms(shrunk), shrunk.state_dict()
+    assert forms
+    assert set(forms) == set(change.touched)
+    stored = sum(value.numel() for value in model.parameters())
+    for name, form in forms.items():
+        assert isinstance(form, Product)
+        assert torch.equal(form.decode(), state[name])
+        stored -= state[name].numel() - form.left.shape[1] * sum(state[name].shape)
+    assert 1 - stored / sum(value.numel() for value in model.parameters()) == pytest.approx(change.record["reached"])
+    assert any("weights.swz only" in note and "speed stay" in note for note in change.notes)
+    save_compressed(shrunk, tmp_path / "a.swz")
+    save_compressed(model, tmp_path / "whole.swz")
+    assert (tmp_path / "a.swz").stat().st_size < 0.6 * (tmp_path / "whole.swz").stat().st_size
+    again = load_compressed(tmp_path / "a.swz", model)
+    with torch.no_grad():
+        assert torch.equal(again(x), shrunk(x))
+    assert distance(model, shrunk, data(64, 2)) < 0.02
+
+
+def test_recurrent_matrices_are_fitted_to_data() -> None:
+    model, x = Recurrent().eval(), data(96)
+    with_data, _ = factorize(model, x, rate=0.6)
+    plain, change = factorize(model, x, data=False, rate=0.6)
+    assert attached_forms(plain)
+    assert "no calibration data" in change.notes[1]
+    assert distance(model, with_data, data(64, 2)) < 0.5 * distance(model, plain, data(64, 2))
+
+
+def test_a_recurrent_layer_can_be_skipped_and_one_of_a_model_that_cannot_be_exported_is_fitted_by_itself() -> None:
+    model, x = Recurrent().eval(), data(32)
+    _, change = factorize(model, x, rate=0.015, skip=("memory",))
+    assert not any(name.startswith("memory") for name in change.touched)
+    assert ("memory.weight_hh_l1", "skipped on request") in {(skip.what, skip.reason) for skip in change.skipped}
+
+    class Asking(Recurrent):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if float(x.sum()) < 1e9 else -x)
+
+    torch.manual_seed(0)
+    asking = Asking().eval()
+    shrunk, change = factorize(asking, x, rate=0.5)
+    assert "cannot export" in change.notes[1]
+    assert attached_forms(shrunk)
+    assert distance(asking, shrunk, data(64, 2)) < 0.1
+
+
+def test_the_promises_hold_for_recurrent_layers() -> None:
+    change = check_technique("low_rank", {"rate": 0.4}, model=Recurrent().eval(), example=Inputs((data(16),)))
+    assert any(name.startswith("memory.") for name in change.touched)
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.0}, {"rate": float("nan")}, {"multiple": -1}, {"target": "bytes"}])

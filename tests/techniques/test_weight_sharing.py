@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.pipeline.apply import apply_plan
 from sizewise.protocols import Context, Inputs
-from sizewise.storage.forms import attached_forms
+from sizewise.storage.forms import Product, Raw, attach_forms, attached_forms, shortest, stored_bytes
+from sizewise.storage.packed import packed_bytes
 from sizewise.storage.swz import write_swz
 from sizewise.testing import TinyConv, check_technique
 from sizewise.testing.models import DictInput, FixedBatch
@@ -153,6 +154,91 @@ def test_the_rate_is_that_of_the_model_the_plan_began_with(tmp_path: Path) -> No
     assert size > 0.2 * float_bytes(shrunk)
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.95])
+def test_where_coding_without_loss_is_enough_no_value_changes(rate: float, tmp_path: Path) -> None:
+    model, data = pictures()
+    shrunk, _, change = apply(model, data[0], data=data[:2], rate=rate)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in shrunk.state_dict().items())
+    assert file_bytes(shrunk, tmp_path) <= rate * float_bytes(model)
+    assert any("no value had to change" in note for note in change.notes)
+    assert [saved.method for saved in change.contributions] == ["entropy coding"]
+
+
+def test_a_tiny_model_at_rate_1_still_fits(tmp_path: Path) -> None:
+    """Its names and shapes take what coding saves."""
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval(), Inputs((torch.randn(64, 16),))
+    shrunk, _, _ = apply(model, inputs, data=[inputs], rate=1.0)
+    assert file_bytes(shrunk, tmp_path) <= float_bytes(model)
+    assert error(model, shrunk, inputs) < 0.02
+
+
+def test_what_each_method_saves_is_that_of_real_files(tmp_path: Path) -> None:
+    model, data = pictures()
+    shrunk, _, change = apply(model, data[0], data=data[:4], rate=0.12)
+    values, coding = change.contributions
+    assert values.method == "shared values"
+    assert values.bytes_without == write_swz(tmp_path / "a.swz", [((name,), shortest(v)) for name, v in model.state_dict().items()])
+    size = file_bytes(shrunk, tmp_path)
+    assert values.size_bytes == coding.size_bytes == size
+    assert coding.method == "entropy coding"
+    forms = attached_forms(shrunk)
+    parts = [(packed_bytes(form), stored_bytes(form)) for form in forms.values()]
+    assert coding.bytes_without == size + sum(packed - stored for packed, stored in parts)
+    assert coding.bytes_without > 1.1 * size
+
+
+class Memory(nn.Module):
+    """A recurrent layer, one of whose matrices is a product already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(16, 48, batch_first=True), nn.Linear(48, 8)
+        form = Product(Raw(0.05 * torch.randn(144, 6)), Raw(torch.randn(6, 48)), (144, 48))
+        with torch.no_grad():
+            self.gru.get_parameter("weight_hh_l0").copy_(form.decode())
+        attach_forms(self, {"gru.weight_hh_l0": form})
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.gru(x)[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rate": 0.1}, {"bits": 4}, pytest.param({"rate": 0.15, "values": "codebook"}, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("with_data", [True, False])
+def test_of_products_the_factors_are_coded(settings: dict[str, Any], with_data: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, data = Memory().eval(), [Inputs((torch.randn(64, 9, 16),)) for _ in range(4)]
+    shrunk, _, change = apply(model, data[0], data=data[:3] if with_data else None, **settings)
+    form = attached_forms(shrunk)["gru.weight_hh_l0"]
+    assert isinstance(form, Product)
+    assert form.left.shape == (144, 6)
+    assert {form.left.kind, form.right.kind} <= {"integers", "codebook"}
+    size = file_bytes(shrunk, tmp_path)
+    assert size <= settings.get("rate", 1) * float_bytes(model)
+    numbers = sum(p.numel() for p in model.parameters() if p.ndim == 2) - 144 * 48 + 6 * 192
+    assert any(f"each of {numbers} weights" in note for note in change.notes)
+    whole = Memory().eval()
+    whole.load_state_dict(model.state_dict())
+    attach_forms(whole, {})
+    plain, _, _ = apply(whole, data[0], data=data[:3] if with_data else None, **settings)
+    if "bits" in settings:
+        assert size < 0.75 * file_bytes(plain, tmp_path)
+    else:
+        assert error(model, shrunk, data[3]) < error(model, plain, data[3])
+
+
+def test_a_product_that_no_longer_holds_is_a_weight_as_others() -> None:
+    torch.manual_seed(0)
+    model, x = Memory().eval(), Inputs((torch.randn(64, 9, 16),))
+    with torch.no_grad():
+        model.get_parameter("gru.weight_hh_l0")[0, 0] += 1
+    shrunk, _, _ = apply(model, x, data=[x], bits=4)
+    assert attached_forms(shrunk)["gru.weight_hh_l0"].kind != "product"
+
+
 def test_a_size_that_cannot_be_reached_names_the_smallest() -> None:
     model, data = pictures()
     with pytest.raises(PreconditionError, match="so few bytes") as caught:
@@ -179,6 +265,19 @@ def test_bad_models_and_names() -> None:
         model.float().get_parameter("table.weight")[0, 0] = torch.nan
     with pytest.raises(PreconditionError, match="finite"):
         apply(model, inputs)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e-4])
+def test_inputs_that_hardly_vary_are_no_trouble(scale: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)).eval()
+    with torch.no_grad():
+        model.get_parameter("0.weight").mul_(scale)
+        model.get_parameter("0.bias").add_(3)
+    inputs = Inputs((torch.randn(333, 16),))
+    shrunk, _, _ = apply(model, inputs, data=[inputs, inputs], bits=4)
+    with torch.no_grad():
+        assert (inputs.call(shrunk) - inputs.call(model)).abs().max() < 1e-2
 
 
 def test_activations_that_are_not_finite_are_refused() -> None:

@@ -112,10 +112,10 @@ def rate_rounded(
     bits = code_bits(_counts(near, levels))
     cost = problem.mean_cost()
     price = slope * spacing.double().square() * cost
-    codes = near
+    codes, near_errors = near, problem.errors(near)
     for _ in range(rounds):
         prices = price.unsqueeze(1) * bits
-        codes = problem.cheaper(near, problem.rounded(prices), prices)
+        codes = problem.cheaper(near, near_errors, problem.rounded(prices), prices)
         bits = code_bits(_counts(codes, levels))
     values = problem.values(codes)
     errors = torch.stack([output_errors(weight, own, moments).sum() for own in values])
@@ -197,12 +197,15 @@ class _Problem:
         """What codes are worth."""
         return self.levels.gather(1, codes.flatten(1)).reshape(codes.shape)
 
-    def cheaper(self, old: Tensor, new: Tensor, prices: Tensor) -> Tensor:
+    def errors(self, codes: Tensor) -> Tensor:
+        """Output errors of codes, row by row."""
+        return torch.stack([output_errors(self.plain, own, self.moments) for own in self.values(codes)])
+
+    def cheaper(self, old: Tensor, old_errors: Tensor, new: Tensor, prices: Tensor) -> Tensor:
         """Row by row, the codes whose error and bits together cost less."""
         costs = []
-        for codes in (old, new):
+        for codes, errors in ((old, old_errors), (new, self.errors(new))):
             bits = prices.gather(1, codes.flatten(1)).reshape(codes.shape).sum(-1)
-            errors = torch.stack([output_errors(self.plain, own, self.moments) for own in self.values(codes)])
             costs.append(errors * self.importance + bits)
         return torch.where((costs[1] < costs[0]).unsqueeze(-1), new, old)
 

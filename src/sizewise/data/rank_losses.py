@@ -1,8 +1,8 @@
 """What a model loses when its layers are factorized, told from calibration inputs: for every layer, ranks with costs and losses."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from math import prod
@@ -22,7 +22,18 @@ from sizewise.graph.factorize import Factoring, factor_shapes, forms, out_sides
 from sizewise.protocols import Inputs, Progress, Silent
 from sizewise.types import LayerShape, Skip
 
-__all__ = ["FactorOption", "Moments", "factor_options", "layer_moments", "rank_losses"]
+__all__ = [
+    "LEVELS",
+    "PROBE",
+    "FactorOption",
+    "Moments",
+    "factor_options",
+    "layer_moments",
+    "moments_of",
+    "rank_losses",
+    "rank_steps",
+    "scaled",
+]
 
 CHUNK_BYTES = 500_000_000  # of statistics held at a time
 WIDEST = 8192  # inputs per output of a layer whose moments fit
@@ -98,7 +109,7 @@ def layer_macs(shape: LayerShape) -> int:
 
 def _losses(weight: Tensor, moments: Tensor | None, form: Form, multiple: int) -> Iterator[tuple[tuple[int, ...], float]]:
     """Ranks and the layer's own loss."""
-    ranks = [_ranks(most, multiple, LEVELS[form]) for most in full_ranks(weight.shape, form)]
+    ranks = [rank_steps(most, multiple, LEVELS[form]) for most in full_ranks(weight.shape, form)]
     if form == "svd":
         every = svd_errors(weight.flatten(1), moments)
         yield from (((rank,), every[rank]) for rank in ranks[0])
@@ -109,8 +120,14 @@ def _losses(weight: Tensor, moments: Tensor | None, form: Form, multiple: int) -
         yield from zip(product(*ranks), (loss for row in table for loss in row), strict=True)
 
 
-def _ranks(most: int, multiple: int, count: int) -> list[int]:
-    """Ranks to look at, rising: all multiples, or so many in about equal proportions, and the whole, at which nothing is lost."""
+def rank_steps(most: int, multiple: int, count: int) -> list[int]:
+    """Ranks to look at, rising: all multiples, or so many in about equal proportions, and the whole, at which nothing is lost.
+
+    Args:
+        most: the whole.
+        multiple: ranks are multiples of this, or of its half, quarter, ... where there would not be eight of them.
+        count: how many are enough.
+    """
     step = multiple
     while step % 2 == 0 and most < ROOM * step:
         step //= 2
@@ -160,7 +177,9 @@ def rank_losses(
                 skips.append(Skip(what=path, reason="its inputs on the calibration data are not finite"))
             else:
                 own = factor_options(layer, shapes[path], known.matrix if known else None, multiple)
-                found[path] = _scaled(model, layer, own, known, change) if change is not None and known else own
+                if change is not None and known:
+                    own = scaled(own, layer.get_parameter("weight").numel(), partial(_measured, model, layer, known, change))
+                found[path] = own
     return {path: found[path] for path in shapes if path in found}, tuple(skips)
 
 
@@ -182,10 +201,11 @@ def layer_moments(
     for part in packed((8 * columns[path] ** 2 for path in narrow), CHUNK_BYTES):
         named = [narrow[place] for place in part]
         grams = input_grams(model, named, batches, partial(_some, len(batches)))
-        yield named, {path: _moments(gram, path in absorbing) for path, gram in grams.items()}
+        yield named, {path: moments_of(gram, path in absorbing) for path, gram in grams.items()}
 
 
-def _moments(gram: Gram, absorbs: bool) -> Moments:
+def moments_of(gram: Gram, absorbs: bool) -> Moments:
+    """What is known of a layer's inputs, damped; about their mean where the layer can add a constant."""
     mean = gram.mean[0] if absorbs else torch.zeros_like(gram.mean[0])
     return Moments(damped((gram.covariance if absorbs else gram.products)[0], gram.n), mean)
 
@@ -199,31 +219,28 @@ def _some(batches: int, module: nn.Module, x: Tensor) -> Iterator[Tensor]:
     yield from (part.float() for part in unfolded(module, x))
 
 
-def _scaled(model: nn.Module, layer: nn.Module, options: list[FactorOption], moments: Moments, change: OutputChange) -> list[FactorOption]:
-    """Losses in units of the outputs' change, measured at two of them and interpolated."""
-    whole = layer.get_parameter("weight").numel()
+def scaled(options: list[FactorOption], whole: int, measured: Callable[[Factoring], float]) -> list[FactorOption]:
+    """Losses in units of the outputs' change, measured at two of them and interpolated.
+
+    Args:
+        options: with losses of the layer's own outputs.
+        whole: weights of the layer.
+        measured: what the outputs lose with the layer factorized so.
+    """
     factors: dict[float, float] = {}
     for share in KNOTS:
         near = [option for option in options if option.params <= share * whole and option.loss > 0]
         if near:
             option = min(near, key=lambda option: option.loss)
-            factors[option.loss] = _measured(model, layer, option.factoring, moments, change) / option.loss
+            factors[option.loss] = measured(option.factoring) / option.loss
     if not factors:
         return options
     known = sorted(factors)
     scale = [factors[loss] for loss in known]
-    return [
-        FactorOption(
-            factoring=option.factoring,
-            params=option.params,
-            macs=option.macs,
-            loss=option.loss * float(np.interp(option.loss, known, scale)),
-        )
-        for option in options
-    ]
+    return [replace(option, loss=option.loss * float(np.interp(option.loss, known, scale))) for option in options]
 
 
-def _measured(model: nn.Module, layer: nn.Module, factoring: Factoring, moments: Moments, change: OutputChange) -> float:
+def _measured(model: nn.Module, layer: nn.Module, moments: Moments, change: OutputChange, factoring: Factoring) -> float:
     """What the model's outputs lose with one layer factorized."""
     weight = layer.get_parameter("weight")
     new = factoring.composed(factoring.solved(weight.detach(), moments.matrix, sweeps=0))

@@ -1,7 +1,7 @@
 """What every weight costs in bytes and in loss at every fineness, and which fineness each gets so that all fit a size."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from sizewise.graph.share_layers import Aim
 from sizewise.protocols import Inputs
 from sizewise.storage.entropy import estimated_bytes
 
-__all__ = ["Budget", "Fineness", "Judge", "Kind", "finenesses", "fixed_bits", "share"]
+__all__ = ["Budget", "Fineness", "Judge", "Kind", "Table", "finenesses", "fixed_bits", "judged", "share", "table", "table_at"]
 
 Kind = Literal["grid", "codebook"]
 STEPS = 2 ** (1 / 3)  # between two steps that are looked at
@@ -107,41 +107,79 @@ def finenesses(aim: Aim, kind: Kind, bits: float, judge: Judge, seed: int) -> Fi
         judge: of changes.
         seed: of the choice of rows.
     """
-    sizes, size_bytes, errors = _on_grids(aim, seed) if kind == "grid" else _on_codebooks(aim, seed)
-    count = aim.weight.numel()
-    knot = min(range(len(sizes)), key=lambda place: abs(8 * size_bytes[place] / count - bits))
-    shared = share(aim, kind, sizes[knot])
-    error = float(output_errors(aim.weight, shared.values, aim.moments).sum())
-    factor = judge.loss(aim, shared.values) / error if error > 0 else 0.0
+    found = table(aim.weight, aim.moments, kind, seed)
+    return judged(aim, found, lambda size: share(aim, kind, size).values, bits, judge, aim.weight.numel())
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sizes of steps or numbers of values, the bytes of all codes and the output errors, side by side."""
+
+    sizes: tuple[float, ...]
+    bytes: tuple[float, ...]
+    errors: tuple[float, ...]
+
+
+def judged(aim: Aim, found: Table, values: Callable[[float], Tensor], bits: float, judge: Judge, count: int) -> Fineness:
+    """Finenesses of a table, with losses of the model's outputs instead of errors of a weight's.
+
+    Args:
+        aim: of the weight.
+        found: what it costs.
+        values: of the weight, at one size.
+        bits: per stored number, about what there will be.
+        judge: of changes.
+        count: of stored numbers.
+    """
+    knot = min(range(len(found.sizes)), key=lambda place: abs(8 * found.bytes[place] / count - bits))
+    tried = values(found.sizes[knot])
+    error = float(output_errors(aim.weight, tried, aim.moments).sum())
+    factor = judge.loss(aim, tried) / error if error > 0 else 0.0
     factor = factor if math.isfinite(factor) else 1 / SIGNIFICANT
-    falling = torch.tensor(size_bytes, dtype=torch.float64).cummin(0).values
-    rising = (torch.tensor(errors, dtype=torch.float64) * factor).cummax(0).values
-    return Fineness(aim.slot.name, tuple(sizes), tuple(falling.tolist()), tuple(rising.tolist()), count)
+    falling = torch.tensor(found.bytes, dtype=torch.float64).cummin(0).values
+    rising = (torch.tensor(found.errors, dtype=torch.float64) * factor).cummax(0).values
+    return Fineness(aim.slot.name, found.sizes, tuple(falling.tolist()), tuple(rising.tolist()), count)
 
 
-def _on_grids(aim: Aim, seed: int) -> tuple[list[float], list[float], list[float]]:
-    some = _some_rows(aim.weight, seed)
-    largest, rms = float(aim.weight.abs().max()), float(aim.weight.double().square().mean().sqrt())
+def table(weight: Tensor, moments: Tensor, kind: Kind, seed: int) -> Table:
+    """What a weight costs at all finenesses, told from some of its rows.
+
+    Args:
+        weight: [groups, out, in].
+        moments: of its inputs, damped.
+        kind: of values.
+        seed: of the choice of rows.
+    """
+    if kind == "codebook":
+        return _on_codebooks(weight, moments, seed)
+    largest, rms = float(weight.abs().max()), float(weight.double().square().mean().sqrt())
     if not largest:
-        return [1.0], [float(PER_WEIGHT)], [0.0]
-    finest = finest_step(aim.weight)
+        return Table((1.0,), (float(PER_WEIGHT),), (0.0,))
+    finest = finest_step(weight)
     turns = max(1, math.ceil(math.log(COARSEST * rms / finest) / math.log(STEPS)))
-    steps = torch.tensor([finest * STEPS**turn for turn in range(turns + 1)], dtype=torch.float64)
-    found = rate_rounded(some, aim.moments, uniform_levels(steps, math.ceil(largest / finest)), steps, rounds=1)
-    times = aim.weight.numel() / some.numel()
-    return steps.tolist(), (found.bits / 8 * times + PER_WEIGHT).tolist(), (found.errors * times).tolist()
+    return table_at(weight, moments, [finest * STEPS**turn for turn in range(turns + 1)], seed)
 
 
-def _on_codebooks(aim: Aim, seed: int) -> tuple[list[float], list[float], list[float]]:
-    some = _some_rows(aim.weight, seed)
-    times = aim.weight.numel() / some.numel()
+def table_at(weight: Tensor, moments: Tensor, sizes: Sequence[float], seed: int) -> Table:
+    """The same at stated steps of a grid, rising."""
+    some = _some_rows(weight, seed)
+    times = weight.numel() / some.numel()
+    steps = torch.tensor(sizes, dtype=torch.float64)
+    most = max(1, math.ceil(float(weight.abs().max()) / sizes[0]))
+    found = rate_rounded(some, moments, uniform_levels(steps, most), steps, rounds=1)
+    return Table(tuple(sizes), tuple((found.bits / 8 * times + PER_WEIGHT).tolist()), tuple((found.errors * times).tolist()))
+
+
+def _on_codebooks(weight: Tensor, moments: Tensor, seed: int) -> Table:
+    some = _some_rows(weight, seed)
+    times = weight.numel() / some.numel()
     sizes, size_bytes, errors = [], [], []
     for count in reversed(COUNTS):
-        found = on_codebook(some, aim.moments, count)
+        found = on_codebook(some, moments, count)
         sizes.append(float(count))
         size_bytes.append(times * estimated_bytes(found.codes.to(torch.uint8)) + 2 * len(found.levels) + PER_WEIGHT)
-        errors.append(times * float(output_errors(some, found.values, aim.moments).sum()))
-    return sizes, size_bytes, errors
+        errors.append(times * float(output_errors(some, found.values, moments).sum()))
+    return Table(tuple(sizes), tuple(size_bytes), tuple(errors))
 
 
 def _some_rows(weight: Tensor, seed: int) -> Tensor:

@@ -16,12 +16,11 @@ from sizewise.graph.trace import eval_copy, tensors_in
 from sizewise.protocols import Inputs
 from sizewise.types import LayerShape, Skip
 
-__all__ = ["Convolution", "Factoring", "Layer", "factor_shapes", "factorizable", "factorize", "fill", "forms", "out_sides"]
+__all__ = ["Convolution", "Factoring", "Layer", "factor_shapes", "factorizable", "factorize", "fill", "forms", "out_sides", "owners_of"]
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Layer = nn.Linear | Convolution
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def factorizable(model: nn.Module, example: Inputs) -> tuple[tuple[str, ...], tu
         model: in inference mode; not changed.
         example: inputs of one call.
     """
-    calls, owners = _calls(model, example), _owners(model)
+    calls, owners = _calls(model, example), owners_of(model)
     paths, skips = [], []
     for path, module in model.named_modules():
         reason = _reason(path, module, calls, owners)
@@ -207,8 +206,8 @@ def _weights(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module._parameters.values() if p is not None and p.ndim >= 2]
 
 
-def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """Paths of the modules that hold every parameter."""
+def owners_of(model: nn.Module) -> dict[int, list[str]]:
+    """Paths of the modules that hold every parameter, by its identity."""
     found: dict[int, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for parameter in module._parameters.values():
@@ -250,8 +249,8 @@ def _reason(path: str, module: Any, calls: Counter[str], owners: dict[int, list[
 
 def _other(module: nn.Module) -> str:
     kind = type(module).__name__
-    if isinstance(module, _RECURRENT):
-        return f"{kind} cannot hold its weights as factors"
+    if isinstance(module, nn.RNNBase):
+        return f"{kind} multiplies whole matrices: factors would make only its file smaller"
     if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return "belongs to attention, which reads its weight itself"
     return "transposed convolutions are not factorized" if isinstance(module, _TRANSPOSED) else f"weights of {kind} are not factorized"

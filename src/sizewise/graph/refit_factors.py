@@ -4,7 +4,8 @@ A low-rank layer that is fitted alone takes its inputs for those of the whole mo
 factorized. Here the whole model and its twin run in lockstep, and every factorized layer is solved anew for the inputs that it really gets
 and the outputs that the whole model gives there: first whole weights by least squares, then their best factors in the metric of these
 inputs. For the closed form that is exactly the best layer of that rank (reduced rank regression: the error is that of the whole weights
-plus that between them and the factors). Layers that stay whole are fitted as after pruning.
+plus that between them and the factors). So are the matrices of recurrent layers that become products, with gates' sums for outputs. Layers
+that stay whole are fitted as after pruning.
 
 Source: Izenman, Reduced-rank regression, 1975; Zhang et al., Accelerating very deep convolutional networks, TPAMI 2016, section 3.4, for
 inputs of the factorized model against outputs of the whole one.
@@ -17,19 +18,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from sizewise.arith.low_rank import damped
+from sizewise.arith.low_rank import damped, truncated
 from sizewise.arith.repair import HeldOut
+from sizewise.graph.coded import find_weights
 from sizewise.graph.factorize import Factoring, factorize, fill
 from sizewise.graph.flow import operator
 from sizewise.graph.layer_rows import argument
 from sizewise.graph.lockstep import Lockstep
 from sizewise.graph.refit import FittedLayer, weight_of
 from sizewise.graph.refit_recurrent import fit_recurrent, is_recurrent
+from sizewise.graph.share_layers import Aim
+from sizewise.graph.weight_slots import Slot, Slots
 from sizewise.protocols import Inputs, Progress, Silent
+from sizewise.storage.forms import Product, Raw, attach_forms, attached_forms
 
-__all__ = ["Factored", "absorbing", "refit_factored"]
+__all__ = ["Factored", "absorbing", "product_form", "refit_factored"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,17 @@ class Factored:
     Attributes:
         plan: what becomes of every factorized layer, by path.
         factors: weights of the new layers, by path.
+        products: matrices of recurrent layers, by name.
         weights: of everything else, and biases of factorized layers, by the names that they had.
     """
 
     plan: Mapping[str, Factoring]
     factors: Mapping[str, Sequence[Tensor]]
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    products: Mapping[str, Product] = field(default_factory=dict)
 
     def install(self, model: nn.Module) -> None:
-        """Change the model, in place, into the factorized one."""
+        """Change the model, in place, into the factorized one; matrices stay whole, and know the products that they are stored as."""
         old = dict(model.state_dict(keep_vars=True))
         with torch.no_grad():
             for name, value in self.weights.items():
@@ -57,6 +64,11 @@ class Factored:
             bias = model.get_submodule(path)._parameters.get("bias")
             factorize(model, path, factoring)
             fill(model, path, self.factors[path], bias)
+        with torch.no_grad():
+            for name, form in self.products.items():
+                old[name].copy_(form.decode())
+        if self.products:
+            attach_forms(model, {**attached_forms(model), **self.products})
 
 
 def absorbing(program: ExportedProgram) -> set[str]:
@@ -85,6 +97,7 @@ def refit_factored(
     plan: Mapping[str, Factoring],
     seed: int = 0,
     progress: Progress | None = None,
+    ranks: Mapping[str, int] | None = None,
 ) -> Factored:
     """Factors of the named layers, and weights of the others that make up for what came before them.
 
@@ -97,8 +110,11 @@ def refit_factored(
         plan: what becomes of which layers.
         seed: of the choice of positions where there are more than enough.
         progress: told which layer is being fitted.
+        ranks: of the matrices of recurrent layers that become products, by name.
     """
-    lockstep = Lockstep(program.module(check_guards=False), batches)
+    graph = program.module(check_guards=False)
+    lockstep = Lockstep(graph, batches)
+    recurrent = _Products(lockstep, graph, ranks or {})
     uses = Counter(lockstep.name(w) for node in lockstep.graph.nodes for w in node.all_input_nodes if w.op == "get_attr")
     generator = torch.Generator().manual_seed(seed)
     factors: dict[str, tuple[Tensor, ...]] = {}
@@ -109,7 +125,8 @@ def refit_factored(
         path = name.rpartition(".")[0]
         (progress or Silent()).working(f"fitting {path}")
         if is_recurrent(node):
-            fit_recurrent(lockstep, node, {})
+            if not recurrent.fit(node, generator):
+                fit_recurrent(lockstep, node, {})
         elif path in plan:
             factors[path] = _FactoredLayer(lockstep, node, lockstep.name(name), {}).factors(plan[path], generator)
         elif uses[lockstep.name(name)] == 1:
@@ -119,7 +136,60 @@ def refit_factored(
     for path in set(plan) - set(factors):  # the graph calls it by another name, or not at all: nothing to be fitted to
         layer_weight = model.get_submodule(path).get_parameter("weight").detach()
         factors[path] = plan[path].solved(layer_weight, None)
-    return Factored(plan, factors, lockstep.weights)
+    for name in set(ranks or {}) - set(recurrent.found):
+        recurrent.found[name] = product_form(model.get_parameter(name).detach(), None, (ranks or {})[name])
+    return Factored(plan, factors, lockstep.weights, recurrent.found)
+
+
+def product_form(weight: Tensor, moments: Tensor | None, rank: int) -> Product:
+    """A matrix as the nearest product of a rank, in single precision.
+
+    Args:
+        weight: [out, in].
+        moments: of what it multiplies; None for the identity.
+        rank: of the product.
+    """
+    left, right = (Raw(factor.float().contiguous()) for factor in truncated(weight, moments, rank))
+    return Product(left, right, tuple(weight.shape))
+
+
+class _Products:
+    """Matrices of recurrent layers that become products.
+
+    Args:
+        lockstep: that walks the graph.
+        graph: its graph.
+        ranks: of the matrices, by name.
+    """
+
+    def __init__(self, lockstep: Lockstep, graph: GraphModule, ranks: Mapping[str, int]) -> None:
+        self._ranks = ranks
+        self._slots = Slots(lockstep, [weight for weight in find_weights(graph)[0] if weight.roles == {"recurrent"}] if ranks else [])
+        self._names = {lockstep.name(name) for name in ranks}
+        self._lockstep = lockstep
+        self.found: dict[str, Product] = {}
+
+    def fit(self, node: Node, generator: torch.Generator) -> bool:
+        """Fit a layer that has such matrices, all of its matrices one after the other; says whether it has."""
+        if not any(used.op == "get_attr" and self._lockstep.name(used) in self._names for used in node.all_input_nodes):
+            return False
+        for slot in self._slots.at(node):
+            self._settle(slot, slot.regression(generator))
+        return True
+
+    def _settle(self, slot: Slot, regression: HeldOut) -> None:
+        if not regression.n:
+            return
+        sums = regression.parts[0].merge(regression.parts[1])
+        moments = sums.inputs.covariance if slot.sinks else sums.inputs.products
+        weight, _ = regression.solve(slot.matrix, intercept=bool(slot.sinks))
+        aim = Aim(slot, weight, moments, sums.inputs, sums.outputs / sums.inputs.n)
+        name = next((name for name in slot.weight.names if name in self._ranks), None)
+        if name is None:
+            aim.settle(weight)
+            return
+        self.found[name] = product_form(weight[0], damped(moments[0], sums.inputs.n), self._ranks[name])
+        aim.settle(self.found[name].decode())
 
 
 class _FactoredLayer(FittedLayer):

@@ -20,6 +20,7 @@ from sizewise.protocols import Inputs, Progress
 __all__ = ["Aim", "SharedWalk"]
 
 DAMPING = 0.01  # of the moments, as a share of their mean diagonal, where there are rows enough;
+STILL = 1e-5  # of the inputs' mean square, where these do not do
 ENOUGH = 20  # rows for each column; with fewer it grows as they get scarcer
 WHERE = "weight_sharing"
 
@@ -114,4 +115,13 @@ def _aim(slot: Slot, regression: HeldOut, fit: bool) -> Aim:
     moments = both.inputs.covariance if slot.sinks else both.inputs.products
     weight = regression.solve(slot.matrix, intercept=bool(slot.sinks))[0] if fit and slot.fitted else slot.matrix
     scarce = ENOUGH * moments.shape[1] / both.inputs.n
-    return Aim(slot, weight, damped(moments, DAMPING * max(1.0, scarce)), both.inputs, both.outputs / both.inputs.n)
+    return Aim(slot, weight, _definite(damped(moments, DAMPING * max(1.0, scarce)), both.inputs), both.inputs, both.outputs / both.inputs.n)
+
+
+def _definite(moments: Tensor, inputs: Gram) -> Tensor:
+    """Damped moments, and more so where inputs hardly vary about their mean: sums in single precision then leave negative variances."""
+    if not bool(torch.linalg.cholesky_ex(moments).info.any()):
+        return moments
+    size = inputs.products.diagonal(dim1=1, dim2=2).mean(1)
+    ridge = STILL * size + 2 * torch.linalg.eigvalsh(moments)[:, 0].clamp_max(0).abs()
+    return moments + torch.diag_embed(ridge[:, None].expand(moments.shape[:2]))

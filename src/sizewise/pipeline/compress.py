@@ -1,7 +1,7 @@
 """The front door of compression: a module in, a module out whose stored form has a stated size."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -10,16 +10,19 @@ from torch import nn
 from sizewise.data.batches import check_loader, examples_in, first_batches
 from sizewise.data.model_size import float_bytes
 from sizewise.data.outputs import OutputChange
-from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
+from sizewise.data.shared_forms import METADATA
+from sizewise.errors import PreconditionError, SizeUnreachable, UnknownName, UnsupportedModel, UsageError
 from sizewise.graph.trace import eval_copy
 from sizewise.pipeline.apply import Applier
 from sizewise.pipeline.compressed import compressed_bytes, plan_bytes
+from sizewise.pipeline.contributions import SHARING, judged, leave_one_out
 from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.front import make_context, restore_gradients
 from sizewise.pipeline.progress import Within, shown
 from sizewise.pipeline.recover import RECOVERY, length_of
 from sizewise.pipeline.saving import remember
 from sizewise.pipeline.setup import CALIBRATION_EXAMPLES
+from sizewise.pipeline.small_weights import small_bytes
 from sizewise.protocols import Context, Inputs, Progress, Runtime
 from sizewise.types import Change, Plan, Step
 from sizewise.units import format_bytes
@@ -28,8 +31,8 @@ __all__ = ["METHODS", "compress_model", "compression_ways"]
 
 Method = Literal["pruning", "low_rank", "sharing"]
 METHODS = get_args(Method)
-SHARING = "weight_sharing"
 SHARES = (0.25, 0.5, 0.7)  # of the parameters that go before weights are shared
+SPARE = 32  # bytes, since a plan is compressed together with names and shapes
 JUDGED = 128  # examples on which ways are compared
 SMALL = 0.005  # of the outputs' variance: a change that leaves other ways nothing to gain
 SLOWER = 1.02  # of the whole model's latency: what timing can tell
@@ -57,7 +60,7 @@ def compress_model(
     Args:
         model: any float module; left as it is.
         compression_rate: what the file that `sizewise.save_compressed` writes takes at most of the bytes of all parameters and buffers
-            in float32.
+            in float32. Where coding without loss keeps it, as often at 1, no value changes.
         example_inputs: one tensor, a tuple of positional inputs, or a dict of keyword inputs; the first calibration batch by default.
         calibration: a loader of inputs, as a task's; some hundred examples suffice, targets are ignored. Without it much is lost.
         methods: "auto" tries what may help; or some of "pruning" (of channels), "low_rank" and "sharing", which are then tried alone. One
@@ -72,7 +75,8 @@ def compress_model(
 
     Returns:
         The compressed module, in inference mode, with ordinary float layers. `sizewise.save_compressed` writes its small file. Its
-        attribute `compression` says what was done, what else was tried, and what was left alone (`sizewise.types.Change`).
+        attribute `compression` says what was done, what else was tried, what was left alone, and what the file would take without each
+        method (`sizewise.types.Change`).
 
     Raises:
         UsageError: a rate outside (0, 1], or settings that cannot be meant.
@@ -90,7 +94,8 @@ def compress_model(
     limit = int(compression_rate * float_bytes(model))
     with shown(progress) as display:
         display.start(sum(len(family) for family in ways))
-        best = _Search(model, replace(context, train=train, progress=display), limit).best(ways)
+        search = _Search(model, replace(context, train=train, progress=display, tables=_Kept()), limit)
+        best = search.accounted(search.best(ways))
     for step in best.plan.steps:
         remember(best.module, model if step is best.plan.steps[0] else best.module, step, context, find_runtime(where).name)
     restore_gradients(model, best.module)
@@ -121,11 +126,11 @@ def compression_ways(
     if not chosen or ("sharing" not in chosen and len(chosen) > 1):
         raise UsageError("methods that go together end with sharing", where="methods", got=str(chosen), hint='add "sharing", or name one')
     after = (Step(technique=RECOVERY, settings=length_of(recovery)),) if recovery is not None else ()
-    if "sharing" not in chosen:
+    if "sharing" not in chosen and rate < 1:  # at 1 no weight has to go, and coding without loss is all there is to do
         return [[(_reduction(chosen[0], 1 - rate, left), *after)]]
     last = Step(technique=SHARING, settings={"rate": rate, **left})
     found: list[list[tuple[Step, ...]]] = [[(last,)]]
-    for name in chosen:
+    for name in chosen if "sharing" in chosen else ():
         if name != "sharing":
             found.append([(_reduction(name, share, left), *after, last) for share in SHARES])
     return found
@@ -142,6 +147,7 @@ class _Way:
 
     Attributes:
         change: of the outputs, as a share of their variance; 0 where there was nothing to compare on.
+        before: the same before weights shared values.
         others: remarks on the ways that were tried besides.
     """
 
@@ -150,6 +156,7 @@ class _Way:
     changes: tuple[Change, ...]
     change: float
     size: int
+    before: float = 0.0
     others: tuple[str, ...] = ()
 
     def told(self, model: nn.Module) -> Change:
@@ -160,7 +167,23 @@ class _Way:
         without = [f"without shared values it would take {format_bytes(float_bytes(self.module))}"] if 0 < fewer < 1 else []
         touched = tuple(dict.fromkeys(path for change in self.changes for path in change.touched))
         skipped = tuple(dict.fromkeys(skip for change in self.changes for skip in change.skipped))
-        return Change(touched=touched, skipped=skipped, notes=(size, *notes, *without, *self.others))
+        contributions = tuple(saved for change in self.changes for saved in change.contributions)
+        return Change(touched=touched, skipped=skipped, notes=(size, *notes, *without, *self.others), contributions=contributions)
+
+
+class _Kept:
+    """Figures of this call that ways share: what channels lose does not depend on how many go."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any | None:
+        """What was kept."""
+        return self._values.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep it."""
+        self._values[key] = value
 
 
 class _Search:
@@ -194,6 +217,13 @@ class _Search:
         told = [f"{_label(way.plan.steps)}, of that size: outputs change by {_percent(way.change)}" for way in self.found]
         return replace(best, others=(*told, *self.left))
 
+    def accounted(self, way: _Way) -> _Way:
+        """With what every method saves."""
+        changes = leave_one_out(self.model, way.plan, way.changes, small_bytes(way.module), self.context, self.change)
+        if self.change is not None:
+            changes = tuple(replace(c, contributions=judged(c.contributions, way.change, way.before)) for c in changes)
+        return replace(way, changes=changes)
+
     def _try(self, family: Sequence[tuple[Step, ...]]) -> None:
         """Go on as long as it gets better than all that was tried."""
         before = min((way.change for way in self.found), default=math.inf)
@@ -220,9 +250,14 @@ class _Search:
         begun, applied, _ = self.applier.apply(self.model, start, context)
         if first and self.share is not None and self.share(begun) > SLOWER:
             return None
+        beside = 0
         if last.technique == SHARING:
-            last = replace(last, settings=_sized(last.settings, self.limit - plan_bytes(applied)))
-        module, plan, changes = self.applier.apply(self.model, replace(start, steps=(*first, last)), context)
+            last, beside = self._sized(last, applied)
+        try:
+            module, plan, changes = self.applier.apply(self.model, replace(start, steps=(*first, last)), context)
+        except SizeUnreachable as error:  # of the weights alone
+            least, whole = error.least + beside, float_bytes(self.model)
+            raise SizeUnreachable(least, whole, got=self.limit, where=f"compress_model, {_label(steps)}") from error
         size = compressed_bytes(module, plan)
         if size > self.limit:
             raise PreconditionError(
@@ -234,7 +269,15 @@ class _Search:
             )
         lost = self.change(module) if self.change is not None else 0.0
         self.context.progress.advance(f"{_label(steps)}: {format_bytes(size)}, outputs change by {_percent(lost)}")
-        return _Way(module, plan, changes, lost, size)
+        before = self.change(begun) if self.change is not None and first else 0.0
+        return _Way(module, plan, changes, lost, size, before)
+
+    def _sized(self, last: Step, before: Plan) -> tuple[Step, int]:
+        """The step with a size instead of a rate, and bytes that the file takes beyond it: the plan's, which do not wait for metadata."""
+        settings = {**{name: value for name, value in last.settings.items() if name != "rate"}, "size": self.limit}
+        step = replace(last, settings=settings, record={"bytes": self.limit})
+        beside = plan_bytes(replace(before, steps=(*before.steps, step))) + SPARE - METADATA
+        return replace(last, settings={**settings, "size": max(1, self.limit - beside)}), beside
 
     def _hold_out(self) -> None:
         """Take some of the calibration data away from what is fitted."""
@@ -246,11 +289,6 @@ class _Search:
         if held:
             self.context = replace(self.context, calibration=batches, labelled=None)
             self.change = OutputChange(eval_copy(self.model), held)
-
-
-def _sized(settings: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """A size instead of a rate: what the plan takes in the file goes off what the weights may take."""
-    return {**{name: value for name, value in settings.items() if name != "rate"}, "size": max(1, size)}
 
 
 def _percent(change: float) -> str:

@@ -11,7 +11,9 @@ from sizewise.devices.loader import load_device
 from sizewise.errors import ParityError, PreconditionError, SizewiseError, UnknownName, UnsupportedModel, UsageError
 from sizewise.pipeline.apply import make_technique
 from sizewise.pipeline.conclude import conclude
+from sizewise.pipeline.contributions import leave_one_out
 from sizewise.pipeline.export import find_runtime
+from sizewise.pipeline.progress import Within
 from sizewise.pipeline.recover import RECOVERY, check_train
 from sizewise.pipeline.result import Result, finish
 from sizewise.pipeline.scales import Prepared, prepare_scales
@@ -136,8 +138,9 @@ def _run(setup: Setup, whole: Plan, families: Sequence[Sequence[Plan]]) -> Resul
     bench = make_bench(setup, prepared[scale])
     before = _carry_out(setup, whole, prepared[scale], bench)
     tried = _tried(setup, families, prepared[scale], bench, _worth(before, bench))
-    given = max((c for c in tried if c.measured), key=lambda c: _worth(c, bench)).id
-    record = conclude(setup, bench, prepared, scale, [before, *tried], {"fingerprint": identity, "data": data}, given=given)
+    best = max((c for c in tried if c.measured), key=lambda c: _worth(c, bench))
+    tried = [_accounted(setup, c, prepared[scale], bench) if c is best else c for c in tried]
+    record = conclude(setup, bench, prepared, scale, [before, *tried], {"fingerprint": identity, "data": data}, given=best.id)
     return finish(setup, record)
 
 
@@ -168,6 +171,19 @@ def _tried(setup: Setup, families: Sequence[Sequence[Plan]], scale: Prepared, be
     if failed and not any(candidate.measured for candidate in found):
         raise failed[0]
     return found
+
+
+def _accounted(setup: Setup, candidate: Candidate, scale: Prepared, bench: Bench) -> Candidate:
+    """With what every method saves of its stored weights, where that is not known yet."""
+    if candidate.stored is None:
+        return candidate
+    context = replace(bench.context, progress=Within(setup.progress, f"{candidate.plan.scale}: {candidate.plan.label}"))
+    changes = leave_one_out(scale.module, candidate.plan, candidate.changes, candidate.stored.size_bytes, context)
+    if changes == candidate.changes:
+        return candidate
+    candidate = replace(candidate, changes=changes)
+    setup.store.save_candidate(candidate)
+    return candidate
 
 
 def _worth(candidate: Candidate, bench: Bench) -> float:

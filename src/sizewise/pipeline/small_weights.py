@@ -5,11 +5,11 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sizewise.data.model_state import distinct_tensors
 from sizewise.errors import UsageError
-from sizewise.storage.forms import Constant, Form, Raw, attach_forms, attached_forms, same_bits, shortest
+from sizewise.storage.forms import Constant, Form, Raw, attach_forms, attached_forms, held_form
 from sizewise.storage.swz import Stored, file_bytes, open_swz, write_swz
 from sizewise.types import StoredTensor, StoredWeights
 
@@ -80,15 +80,7 @@ def read_small(stored: Stored, module: nn.Module) -> None:
 
 def _tensors(model: nn.Module) -> list[tuple[tuple[str, ...], Form]]:
     forms = attached_forms(model)
-    return [(names, _form(value, [forms[name] for name in names if name in forms])) for names, value in distinct_tensors(model)]
-
-
-def _form(value: Tensor, attached: list[Form]) -> Form:
-    """The first attached form that still is the tensor, or the shortest one."""
-    for form in attached:
-        if form.shape == tuple(value.shape) and form.dtype == value.dtype and same_bits(form.decode(), value):
-            return form
-    return shortest(value)
+    return [(names, held_form(value, [forms[name] for name in names if name in forms])) for names, value in distinct_tensors(model)]
 
 
 def _check_fit(stored: Stored, module: nn.Module) -> None:

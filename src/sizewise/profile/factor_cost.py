@@ -1,6 +1,6 @@
 """What a network costs with some of its layers factorized, each in one of several ways, and which ways are worth having."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,13 +65,21 @@ def ladder(options: Sequence[FactorOption], saving: Callable[[FactorOption], flo
 
 
 def counted_savings(
-    model: nn.Module, shapes: Mapping[str, LayerShape], target: Literal["params", "macs"]
+    model: nn.Module, shapes: Mapping[str, LayerShape], target: Literal["params", "macs"], matrices: Collection[str] = ()
 ) -> tuple[dict[str, float], Saving]:
-    """What every layer has of parameters or MACs, and a function that tells what an option of it saves."""
+    """What every layer has of parameters or MACs, and a function that tells what an option of it saves.
+
+    Args:
+        model: not changed.
+        shapes: what its layers work on, by path.
+        target: what counts.
+        matrices: names of parameters of which only themselves count, where parameters do.
+    """
     amounts = {
         path: float(layer_macs(shape) if target == "macs" else sum(p.numel() for p in model.get_submodule(path).parameters()))
         for path, shape in shapes.items()
     }
+    amounts |= {name: float(model.get_parameter(name).numel()) for name in matrices}
     return amounts, lambda path, option: amounts[path] - getattr(option, target)
 
 

@@ -5,10 +5,11 @@ copies of a module share it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Float, Int8, Shaped, UInt8
 from torch import Tensor
 
 from sizewise.errors import UsageError
-from sizewise.storage.entropy import encode
+from sizewise.storage.entropy import Coded, encode
 
 __all__ = [
     "Codebook",
@@ -28,6 +29,10 @@ __all__ = [
     "Sparse",
     "attach_forms",
     "attached_forms",
+    "coded_parts",
+    "held_form",
+    "holds",
+    "matrix_shape",
     "same_bits",
     "shortest",
     "stored_bytes",
@@ -330,7 +335,25 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 def stored_bytes(form: Form) -> int:
     """What the form takes in a file, besides its 15 to 30 bytes in the header. It is encoded to see."""
-    return sum(len(encode(part).data) for part in form.parts().values())
+    return sum(len(part.data) for part in coded_parts(form))
+
+
+def coded_parts(form: Form) -> list[Coded]:
+    """The arrays of a form, encoded, in their order.
+
+    Codes are kept beside their form, since sizes are asked for several times before a file is written. Arrays of other forms may be a
+    module's own, which training goes on with, and are encoded each time.
+    """
+    if isinstance(form, Product):
+        return [*coded_parts(form.left), *coded_parts(form.right)]
+    if not isinstance(form, Integers | Codebook):
+        return [encode(part) for part in form.parts().values()]
+    if form not in _CODED:
+        _CODED[form] = [encode(part) for part in form.parts().values()]
+    return _CODED[form]
+
+
+_CODED: WeakKeyDictionary[Form, list[Coded]] = WeakKeyDictionary()
 
 
 def shortest(value: Shaped[Tensor, "*any"]) -> Form:
@@ -354,6 +377,23 @@ def shortest(value: Shaped[Tensor, "*any"]) -> Form:
     if (few := _few_levels(whole.value)) is not None:
         forms.append(few)
     return forms[0] if len(forms) == 1 else min(forms, key=stored_bytes)
+
+
+def held_form(value: Shaped[Tensor, "*any"], attached: Iterable[Form]) -> Form:
+    """The first of these forms that still is the tensor, bit by bit, or its shortest one.
+
+    Raises:
+        UsageError: as `shortest`.
+    """
+    for form in attached:
+        if holds(form, value):
+            return form
+    return shortest(value)
+
+
+def holds(form: Form, value: Shaped[Tensor, "*any"]) -> bool:
+    """Whether a form is a tensor, bit by bit."""
+    return form.shape == tuple(value.shape) and form.dtype == value.dtype and same_bits(form.decode(), value)
 
 
 def attach_forms(holder: Any, forms: Mapping[str, Form]) -> None:

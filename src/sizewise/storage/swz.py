@@ -24,8 +24,8 @@ from torch import Tensor
 
 from sizewise.errors import SizewiseError, UsageError
 from sizewise.files import replacing
-from sizewise.storage.entropy import Coded, decode, encode, raw
-from sizewise.storage.forms import Form, Raw
+from sizewise.storage.entropy import Coded, decode, raw
+from sizewise.storage.forms import Form, Raw, coded_parts
 from sizewise.storage.header import Head, Header, Part, TensorHead, described, formed, parts_of, plain_bytes
 
 __all__ = ["Stored", "file_bytes", "open_swz", "write_swz"]
@@ -245,11 +245,12 @@ def _pieces(tensors: Tensors, metadata: Mapping[str, str]) -> list[bytes]:
 
 def _coded(form: Form) -> tuple[Head, list[Coded]]:
     """The head and the parts, as short as they may be."""
-    parts: list[Coded] = []
+    parts = coded_parts(form)
+    left = iter(parts)
 
-    def write(array: Tensor) -> Part:
-        parts.append(encode(array))
-        return Part(parts[-1].coder, len(parts[-1].data))
+    def write(_: Tensor) -> Part:
+        part = next(left)
+        return Part(part.coder, len(part.data))
 
     head = described(form, write)
     largest = max((part.numel() * part.element_size() for part in form.parts().values()), default=0)

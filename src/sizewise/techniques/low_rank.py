@@ -2,10 +2,11 @@
 
 What it does: a linear layer becomes two, a convolution two or three (fewer channels and a 1x1; k x 1 and 1 x k; or 1x1, k x k, 1x1),
 all of them ordinary layers; ranks are chosen together by what the model's outputs lose; then every stack is solved for the inputs it
-really gets and the outputs that the whole model gives. Helps: every runtime, where layers are wide: parameters, MACs, and latency
-where kernels are not too small. Hurts: accuracy, beyond about a third of the work without training; small convolutions, whose weights
-have little to share. Needs: calibration inputs (it works without, much worse). Cost: two evaluations on few examples and some
-decompositions per layer, and one pass that runs the model twice.
+really gets and the outputs that the whole model gives. Where parameters are the target, matrices of recurrent layers become products of
+two in the stored weights: their file gets smaller, but kernels multiply whole matrices, so that nothing runs faster. Helps: every runtime,
+where layers are wide: parameters, MACs, and latency where kernels are not too small. Hurts: accuracy, beyond about a third of the work
+without training; small convolutions, whose weights have little to share. Needs: calibration inputs (it works without, much worse). Cost:
+two evaluations on few examples and some decompositions per layer, and one pass that runs the model twice.
 
 Source: Zhang et al., TPAMI 2016, for fitting to outputs and to the inputs of the factorized model; Jaderberg et al., BMVC 2014, and Kim
 et al., ICLR 2016, for the forms of convolutions; Wang et al., SVD-LLM, ICLR 2025, for linear layers in the metric of their inputs.
@@ -21,20 +22,23 @@ import torch
 from torch import nn
 
 from sizewise.arith.allocation import SeparateCost, allocate
-from sizewise.data.batches import examples_in, first_batches, rebatched
+from sizewise.data.batches import first_batches
 from sizewise.data.outputs import OutputChange, reestimate_if_nearer
-from sizewise.data.rank_losses import FactorOption, layer_moments, rank_losses
+from sizewise.data.rank_losses import FactorOption, rank_losses
+from sizewise.data.recurrent_ranks import matrix_losses
+from sizewise.data.solved_factors import Chosen, solved
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
 from sizewise.graph.checks import check_finite, check_skip
 from sizewise.graph.factorize import Factoring, factorizable, factorize
-from sizewise.graph.refit_factors import Factored, absorbing, refit_factored
+from sizewise.graph.recurrent_matrices import Matrix, recurrent_matrices
+from sizewise.graph.refit_factors import absorbing
 from sizewise.graph.trace import Traced, eval_copy, trace
 from sizewise.profile.factor_cost import Ladder, counted_savings, ladder, latency_savings
 from sizewise.profile.held import examples_held
 from sizewise.profile.latency_target import aim, not_timed
 from sizewise.profile.layer_shapes import layer_shapes
 from sizewise.profile.static import static_cost
-from sizewise.protocols import Context, Inputs, Trait
+from sizewise.protocols import Context, Trait
 from sizewise.types import Change, Cost, LayerShape, Skip
 
 __all__ = ["TECHNIQUE", "LowRank"]
@@ -44,6 +48,7 @@ Plan = dict[str, Factoring]
 _WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 EXAMPLES = 512  # of the calibration data that are used
 SHORT = 0.02  # of the rate that may be missed
+_ON_REQUEST = "skipped on request"
 WORTH = 0.003  # of the latency that a layer must be able to save
 
 
@@ -53,7 +58,7 @@ class LowRank:
 
     Args:
         rate: share of the target that goes, in (0, 1).
-        target: what is counted over the whole model: "params" or "macs"; or "latency", measured on the target runtime.
+        target: what is counted over the whole model: "params", as they are stored; "macs"; or "latency", measured on the target runtime.
         skip: paths of layers, or of modules with all that they hold, that stay whole.
         multiple: ranks are multiples of this, or of its half, quarter, ... in layers too small for eight of them; 0 for what the
             runtime likes.
@@ -102,28 +107,35 @@ class LowRank:
         model.eval()
         batches = list(first_batches(context.calibration or (), EXAMPLES))
         change = OutputChange(model, batches) if batches else None  # first, since it sees whether the data can be used
-        shapes, skipped = self._layers(model, context)
+        shapes, matrices, skipped = self._layers(model, context)
         traced = _traced(model, context)
         takes = _absorbing(model, shapes, traced)
-        multiple = self.multiple or context.channel_multiple
-        options, unseen = rank_losses(model, shapes, batches, takes, multiple, context.progress)
+        options, unseen = rank_losses(model, shapes, batches, takes, self.multiple or context.channel_multiple, context.progress)
+        stored, unheard = matrix_losses(model, matrices, batches, context.progress)
         profile = static_cost(model, context.example)
-        plan, reached, left = self._plan(model, shapes, options, profile, context)
-        held = examples_held(profile)
-        found, fitted = _solved(model, traced, batches, plan, held, {path: shapes[path] for path in plan}, takes, context)
+        left: tuple[Skip, ...] = ()
+        if self.target == "latency" and context.chosen is not None:
+            plan, reached = _recorded(context.chosen), float(context.chosen["reached"])
+        else:
+            plan, reached, left = self._plan(model, shapes, {**options, **stored}, profile, context)
+        layers, ranks = _apart(plan, shapes)
+        chosen = Chosen(layers, {path: shapes[path] for path in layers}, takes, matrices, ranks)
+        found, fitted = solved(model, traced, batches, chosen, examples_held(profile), context.seed, context.progress)
         found.install(model)
         _check_runs(model, context)
         if change is not None:
             reestimate_if_nearer(model, batches, change)
+        spared = chosen.spared(model)
         if self.target != "latency":
-            reached = 1 - float(getattr(static_cost(model, context.example), self.target)) / float(getattr(profile, self.target))
+            left_over = getattr(static_cost(model, context.example), self.target) - spared
+            reached = 1 - float(left_over) / float(getattr(profile, self.target))
         more = f": ranks go in steps, and a step less would miss {100 * self.rate:g} %" if reached > self.rate + SHORT else ""
-        notes = (f"{100 * reached:.1f} % of the {_WORDS[self.target]} removed{more}", fitted)
-        record = {"factors": {path: {"form": f.form, "ranks": list(f.ranks)} for path, f in plan.items()}, "reached": reached}
-        return model, Change(touched=tuple(sorted(plan)), skipped=(*skipped, *unseen, *left), notes=notes, record=record)
+        notes = (f"{100 * reached:.1f} % of the {_WORDS[self.target]} removed{more}", fitted, *_products_note(ranks, spared))
+        record = {"factors": {path: {"form": f.form, "ranks": list(f.ranks)} for path, f in layers.items()}, "reached": reached}
+        return model, Change(touched=tuple(chosen.names), skipped=(*skipped, *unseen, *unheard, *left), notes=notes, record=record)
 
-    def _layers(self, model: nn.Module, context: Context) -> tuple[dict[str, LayerShape], tuple[Skip, ...]]:
-        """What the layers that may be factorized work on, and what may not with the reasons.
+    def _layers(self, model: nn.Module, context: Context) -> tuple[dict[str, LayerShape], tuple[Matrix, ...], tuple[Skip, ...]]:
+        """What the layers that may be factorized work on, recurrent matrices that may, and what may not with the reasons.
 
         Raises:
             UnsupportedModel: there is none.
@@ -132,15 +144,25 @@ class LowRank:
         paths, left = factorizable(model, context.example)
         every, shapes = layer_shapes(model, context.example), {}
         for path in paths:
-            if any(f"{path}.".startswith(f"{name}.") for name in self.skip):
-                left += (Skip(what=path, reason="skipped on request"),)
+            if self._skipped(path):
+                left += (Skip(what=path, reason=_ON_REQUEST),)
             elif path not in every:
                 left += (Skip(what=path, reason="is not called with one tensor, so that its costs cannot be told"),)
             else:
                 shapes[path] = every[path][0]
-        if not shapes:
+        matrices: tuple[Matrix, ...] = ()
+        if self.target == "params":
+            every_matrix, alone = recurrent_matrices(model, context.example)
+            matrices = tuple(matrix for matrix in every_matrix if not self._skipped(matrix.name))
+            whole = {path or type(module).__name__ for path, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+            requested = [Skip(what=matrix.name, reason=_ON_REQUEST) for matrix in every_matrix if matrix not in matrices]
+            left = (*(skip for skip in left if skip.what not in whole), *alone, *requested)
+        if not shapes and not matrices:
             raise UnsupportedModel("no layer can be factorized", where="low_rank", got=_reasons(left))
-        return shapes, left
+        return shapes, matrices, left
+
+    def _skipped(self, path: str) -> bool:
+        return any(f"{path}.".startswith(f"{name}.") for name in self.skip)
 
     def _plan(
         self,
@@ -156,7 +178,7 @@ class LowRank:
             UnsupportedModel: no layer gets cheaper.
             PreconditionError: the rate cannot be reached; says what can.
         """
-        known = {path: shapes[path] for path in options}
+        known = {path: shapes[path] for path in options if path in shapes}
         if self.target == "latency":
             assert context.timer is not None
             measured = context.timer.profile(model, context.example)
@@ -167,7 +189,7 @@ class LowRank:
             )
         else:
             whole, least = float(getattr(profile, self.target)), 0.0
-            amounts, saving = counted_savings(model, known, self.target)
+            amounts, saving = counted_savings(model, known, self.target, [name for name in options if name not in shapes])
         found = {path: ladder(own, partial(saving, path), amounts.get(path, 0.0), least) for path, own in options.items()}
         ladders = {path: own for path, own in found.items() if own.options}
         why = "would not get faster" if self.target == "latency" else f"no rank lowers its {_WORDS[self.target]}"
@@ -237,6 +259,24 @@ class LowRank:
         return model
 
 
+def _apart(plan: Plan, shapes: Mapping[str, LayerShape]) -> tuple[Plan, dict[str, int]]:
+    """Layers that become stacks, and ranks of matrices that become products."""
+    layers = {path: factoring for path, factoring in plan.items() if path in shapes}
+    return layers, {name: factoring.ranks[0] for name, factoring in plan.items() if name not in layers}
+
+
+def _products_note(ranks: Mapping[str, int], spared: int) -> tuple[str, ...]:
+    if not ranks:
+        return ()
+    many = "1 matrix of a recurrent layer is a product" if len(ranks) == 1 else f"{len(ranks)} matrices of recurrent layers are products"
+    return (f"{many} in weights.swz only, which saves {spared} of its numbers; what a runtime reads and its speed stay as they are",)
+
+
+def _recorded(record: Mapping[str, Any]) -> Plan:
+    """What became of which layers when the plan was made."""
+    return {path: Factoring(own["form"], tuple(own["ranks"])) for path, own in record["factors"].items()}
+
+
 def _reasons(skips: Sequence[Skip]) -> str | None:
     return "; ".join(f"{skip.what}: {skip.reason}" for skip in skips[:3]) or None
 
@@ -253,50 +293,6 @@ def _absorbing(model: nn.Module, shapes: Mapping[str, LayerShape], traced: Trace
     """Layers that can add a constant."""
     biased = {path for path in shapes if model.get_submodule(path)._parameters.get("bias") is not None}
     return biased if traced is None else biased | absorbing(traced.program)
-
-
-def _solved(
-    model: nn.Module,
-    traced: Traced | None,
-    batches: Sequence[Inputs],
-    plan: Plan,
-    most: int,
-    shapes: Mapping[str, LayerShape],
-    takes: set[str],
-    context: Context,
-) -> tuple[Factored, str]:
-    """Weights of all new layers and of what they are fitted with, and on what they were fitted."""
-    if traced is not None:
-        usable = batches if traced.batch == "dynamic" else rebatched(batches, traced.batch)
-        fitting = list(first_batches(usable, most))
-        if fitting:
-            found = refit_factored(model, traced.program, fitting, plan, context.seed, context.progress)
-            return found, f"fitted on {sum(map(examples_in, fitting))} examples"
-    return _by_themselves(model, batches, plan, shapes, takes), _lacking(traced, batches)
-
-
-def _lacking(traced: Traced | None, batches: Sequence[Inputs]) -> str:
-    if not batches:
-        return "no calibration data: factors are nearest in weights, not in outputs"
-    why = (
-        "torch cannot export the model" if traced is None else f"fewer calibration examples than the batch of {traced.batch} that it fixes"
-    )
-    return f"{why}: every layer was fitted by itself"
-
-
-def _by_themselves(model: nn.Module, batches: Sequence[Inputs], plan: Plan, shapes: Mapping[str, LayerShape], takes: set[str]) -> Factored:
-    """Every layer for the inputs that it has in the whole model; only a bias makes up for means, since nothing behind is known."""
-    biased = {path for path in takes if model.get_submodule(path)._parameters.get("bias") is not None}
-    factors, biases = {}, {}
-    for part, moments in layer_moments(model, shapes, batches, biased):
-        for path in part:
-            layer, own = model.get_submodule(path), moments.get(path)
-            weight = layer.get_parameter("weight").detach()
-            factors[path] = plan[path].solved(weight, own.matrix if own else None)
-            if path in biased and own is not None and own.mean is not None:
-                gone = weight.double() - plan[path].composed(factors[path])
-                biases[f"{path}.bias"] = layer.get_parameter("bias").detach() + (gone.flatten(1) @ own.mean).to(weight)
-    return Factored(plan, factors, biases)
 
 
 def _check_runs(model: nn.Module, context: Context) -> None:

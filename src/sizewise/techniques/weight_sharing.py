@@ -22,9 +22,10 @@ from torch.fx import GraphModule
 from sizewise.arith.shared_codes import Shared, Values
 from sizewise.data.batches import examples_in, first_batches, rebatched
 from sizewise.data.model_size import float_bytes
-from sizewise.data.shared_forms import model_bytes, shared_form, vector_form
+from sizewise.data.shared_forms import contributions, exact_forms, model_bytes, shared_form, vector_form
+from sizewise.data.shared_product import plain_factor, product_finenesses, share_product, shared_product
 from sizewise.data.shared_size import Budget, Fineness, Judge, Kind, finenesses, fixed_bits, share
-from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
+from sizewise.errors import SizeUnreachable, UnknownName, UnsupportedModel, UsageError
 from sizewise.graph.absorb import absorb, merge_biases
 from sizewise.graph.coded import Weight, check_model, find_weights
 from sizewise.graph.share_layers import Aim, SharedWalk
@@ -32,7 +33,7 @@ from sizewise.graph.trace import Traced, trace
 from sizewise.profile.held import examples_held
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs, Trait
-from sizewise.storage.forms import Constant, Form, attach_forms, shortest, stored_bytes
+from sizewise.storage.forms import Constant, Form, Product, attach_forms, attached_forms, holds, shortest, stored_bytes
 from sizewise.types import Change, Skip
 from sizewise.units import format_bytes
 
@@ -45,6 +46,7 @@ PROBE = 64  # and others on which outputs are compared
 PASSES = 3
 SHORT = 0.985  # of the size, below which it is worth another pass, which aims at
 AIMED = 0.997
+MARGIN = 1.01  # of what the coarsest values should take by some of their rows
 SMALLEST = 64  # weights in a matrix that is shared
 WHERE = "weight_sharing"
 
@@ -55,7 +57,7 @@ class WeightSharing:
 
     Args:
         rate: share of the float32 bytes of the model that the plan began with which the stored model may take; an eighth where neither a
-            rate, a size nor bits are given.
+            rate, a size nor bits are given. Where lossless coding keeps it, as often at 1, values stay as they are.
         size: the same in bytes.
         bits: of every weight, 2 to 8, instead of a size: at most 2^bits different values.
         values: "uniform" has multiples of one step per weight tensor; "codebook" values that lie anywhere; "auto" takes uniform steps, and
@@ -80,8 +82,8 @@ class WeightSharing:
     def __post_init__(self) -> None:
         if sum(one is not None for one in (self.rate, self.size, self.bits)) > 1:
             raise UsageError("one of rate, size and bits is enough", where=WHERE)
-        if self.rate is not None and not 0 < self.rate < 1:
-            raise UsageError("rate must be more than 0 and less than 1", where=WHERE, got=str(self.rate))
+        if self.rate is not None and not 0 < self.rate <= 1:
+            raise UsageError("rate must be more than 0 and at most 1", where=WHERE, got=str(self.rate))
         if self.size is not None and self.size < 1:
             raise UsageError("the size must be at least one byte", where=WHERE, got=str(self.size))
         if self.bits is not None and not 2 <= self.bits <= 8:
@@ -103,16 +105,19 @@ class WeightSharing:
 
         Raises:
             UnsupportedModel: torch cannot export the model, or it has no weights to share.
-            PreconditionError: the size cannot be reached, or activations are not finite.
+            PreconditionError: the size cannot be reached (`SizeUnreachable`), or activations are not finite.
         """
         model.eval()
-        limit = self._limit(model, context)
+        limit, exact = self._limit(model, context), exact_forms(model)
+        before = model_bytes(model, exact)
+        if limit is not None and before <= limit:
+            return _unchanged(model, exact, before)
         traced = trace(model, context.example)
         graph = traced.program.module(check_guards=False)
         _simplify(model, graph)
         chosen, skipped = self._chosen(graph)
-        run = _Run(model, graph, chosen, _data(model, traced, context), context, self)
-        return _finished(run, run.to_size(limit) if limit is not None else run.to_bits(self.bits or 8), skipped)
+        run = _Run(model, graph, chosen, _ranks(model, chosen), _data(model, traced, context), context, self)
+        return _finished(run, run.to_size(limit) if limit is not None else run.to_bits(self.bits or 8), skipped, before)
 
     def rebuild(self, model: nn.Module, record: Mapping[str, Any], context: Context) -> nn.Module:
         """The model itself; values are loaded afterwards."""
@@ -190,6 +195,7 @@ class _Run:
     model: nn.Module
     graph: GraphModule
     weights: Sequence[Weight]
+    ranks: Mapping[str, int]
     data: _Data
     context: Context
     settings: WeightSharing
@@ -201,14 +207,23 @@ class _Run:
 
     def to_bits(self, bits: int) -> _Outcome:
         """Every weight with so many bits."""
-        walk = self._walk(self.data.fitting)
-        return self._settled(walk, lambda aim: fixed_bits(aim, bits, self.settings.values, self.context.seed), _unheard)
+
+        def fixed(aim: Aim) -> Shared:
+            return fixed_bits(aim, bits, self.settings.values, self.context.seed)
+
+        def choose(aim: Aim) -> tuple[Form, float]:
+            rank = self.ranks.get(aim.slot.weight.name)
+            return (
+                _formed(aim, fixed(aim)) if rank is None else shared_product(aim, rank, fixed, lambda own, _: plain_factor(fixed(own), own))
+            )
+
+        return self._settled(self._walk(self.data.fitting), choose, _unheard)
 
     def to_size(self, limit: int) -> _Outcome:
         """The finenesses that together fit, and a pass with them; again with less or more where it misses.
 
         Raises:
-            PreconditionError: even the coarsest values take more.
+            SizeUnreachable: even the coarsest values take more.
         """
         rest = self._rest()
         options = self._options(limit, rest)
@@ -228,45 +243,53 @@ class _Run:
         return best
 
     def _options(self, limit: int, rest: int) -> list[Fineness]:
-        count = sum(weight.value.numel() for weight in self.weights)
+        count = sum(map(self.numbers, self.weights))
         judge = Judge(self.model, self.data.probe)
         bits = min(8.0, max(0.5, 8 * (limit - rest) / count))
         walk = self._walk(self.data.tabled)
-        options = [finenesses(aim, self.kind, bits, judge, self.context.seed) for aim in walk.aims(fit=False)]
+        options = [self._finenesses(aim, bits, judge) for aim in walk.aims(fit=False)]
         least = sum(option.bytes[-1] for option in options) + rest
         if least > limit:
             raise self._too_small(limit, least)
         return options
 
-    def _too_small(self, limit: int, least: float) -> PreconditionError:
-        rate = least / float_bytes(self.context.teacher if self.context.teacher is not None else self.model)
-        return PreconditionError(
-            "the model cannot be stored in so few bytes",
-            where=WHERE,
-            got=format_bytes(limit),
-            wanted=f"at least {format_bytes(math.ceil(least))}, a rate of about {rate:.3f}",
-        )
+    def _finenesses(self, aim: Aim, bits: float, judge: Judge) -> Fineness:
+        rank = self.ranks.get(aim.slot.weight.name)
+        if rank is not None:
+            return product_finenesses(aim, rank, self.kind, bits, judge, self.context.seed)
+        return finenesses(aim, self.kind, bits, judge, self.context.seed)
+
+    def numbers(self, weight: Weight) -> int:
+        """That are stored of a weight: those of both factors where it is a product."""
+        rank = self.ranks.get(weight.name)
+        return weight.value.numel() if rank is None else rank * sum(weight.shape)
+
+    def _too_small(self, limit: int, least: float) -> SizeUnreachable:
+        whole = self.context.teacher if self.context.teacher is not None else self.model
+        return SizeUnreachable(math.ceil(MARGIN * least), float_bytes(whole), got=limit, where=WHERE)
 
     def _pass(self, options: Sequence[Fineness], size: float) -> _Outcome:
         budget = Budget(options, size)
         single = self.settings.values == "auto"
-        return self._settled(
-            self._walk(self.data.fitting),
-            lambda aim: share(aim, self.kind, budget.size(aim.slot.name, self.kind), single=single),
-            lambda aim, form: budget.settled(aim.slot.name, stored_bytes(form)),
-        )
 
-    def _settled(self, walk: SharedWalk, choose: Callable[[Aim], Shared], told: Callable[[Aim, Form], None]) -> _Outcome:
+        def choose(aim: Aim) -> tuple[Form, float]:
+            step, rank = budget.size(aim.slot.name, self.kind), self.ranks.get(aim.slot.weight.name)
+            if rank is not None:
+                return share_product(aim, rank, self.kind, step, single=single)
+            return _formed(aim, share(aim, self.kind, step, single=single))
+
+        return self._settled(self._walk(self.data.fitting), choose, lambda aim, form: budget.settled(aim.slot.name, stored_bytes(form)))
+
+    def _settled(self, walk: SharedWalk, choose: Callable[[Aim], tuple[Form, float]], told: Callable[[Aim, Form], None]) -> _Outcome:
         """One pass: every weight, then the vectors, whose steps change outputs no more than those of the weights do."""
         forms: dict[str, Form] = {}
         steps: dict[str, float] = {}
         for aim in walk.aims(fit=True):
-            found = choose(aim)
-            form = shared_form(found, aim.slot.weight)
+            form, density = choose(aim)
             aim.settle(form.decode())
             told(aim, form)
             forms |= dict.fromkeys(aim.slot.weight.names, form)
-            for name, step in aim.vector_steps(found.density).items():
+            for name, step in aim.vector_steps(density).items():
                 steps[name] = min(step, steps.get(name, math.inf))
         forms = self._rest_forms(forms, walk.tensors, steps)
         return _Outcome(forms, model_bytes(self.model, forms))
@@ -292,27 +315,54 @@ class _Run:
         return found
 
 
+def _ranks(model: nn.Module, weights: Sequence[Weight]) -> dict[str, int]:
+    """Of weights that an earlier step made products, by name: their factors are coded, not what they make."""
+    attached = attached_forms(model)
+    return {
+        weight.name: form.left.shape[1]
+        for weight in weights
+        if isinstance(form := attached.get(weight.name), Product) and holds(form, weight.value.detach())
+    }
+
+
+def _formed(aim: Aim, found: Shared) -> tuple[Form, float]:
+    return shared_form(found, aim.slot.weight), found.density
+
+
 def _unheard(aim: Aim, form: Form) -> None:
     """Nobody wants to know what a weight has taken."""
 
 
-def _finished(run: _Run, found: _Outcome, skipped: Sequence[Skip]) -> tuple[nn.Module, Change]:
+def _unchanged(model: nn.Module, forms: Mapping[str, Form], taken: int) -> tuple[nn.Module, Change]:
+    """Coded without loss, which is small enough."""
+    attach_forms(model, forms)
+    touched = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in forms))
+    notes = (_stored_note(model, taken), "coded without loss: no value had to change")
+    return model, Change(touched=touched, notes=notes, record={"bytes": taken}, contributions=contributions(model, forms, taken, None))
+
+
+def _stored_note(model: nn.Module, taken: int) -> str:
+    return f"stored in {format_bytes(taken)}, {taken / float_bytes(model):.4f} of what float32 takes"
+
+
+def _finished(run: _Run, found: _Outcome, skipped: Sequence[Skip], before: int) -> tuple[nn.Module, Change]:
     state = run.model.state_dict()
     with torch.no_grad():
         for name, form in found.forms.items():
             state[name].copy_(form.decode())
     attach_forms(run.model, found.forms)
     touched = tuple(dict.fromkeys(weight.label for weight in run.weights))
-    count = sum(weight.value.numel() for weight in run.weights)
+    count = sum(map(run.numbers, run.weights))
     taken = sum(stored_bytes(found.forms[weight.name]) for weight in run.weights)
     notes = (
-        f"stored in {format_bytes(found.taken)}, {found.taken / float_bytes(run.model):.4f} of what float32 takes",
+        _stored_note(run.model, found.taken),
         f"{8 * taken / count:.2f} bits for each of {count} weights in {len(run.weights)} tensors",
         f"fitted on {sum(map(examples_in, run.data.fitting))} examples"
         if run.data.fitting
         else "no calibration data: weights were not fitted",
     )
-    return run.model, Change(touched=touched, skipped=tuple(skipped), notes=notes, record={"bytes": found.taken})
+    saved = contributions(run.model, found.forms, found.taken, before)
+    return run.model, Change(touched=touched, skipped=tuple(skipped), notes=notes, record={"bytes": found.taken}, contributions=saved)
 
 
 TECHNIQUE = WeightSharing
