@@ -3,6 +3,7 @@
 Every metric maps outputs and targets of one batch to one score per example; the metric's value is their mean.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Metric:
         higher_is_better: False for losses.
         target: what the score compares with: the batch's target, or the reference model's outputs.
         binary: every score is 0 or 1, which allows an exact paired interval.
+        bounds: least and largest score that there can be, infinite where there is no such; None where nobody knows, and then
+            every candidate is scored on all examples.
     """
 
     name: str
@@ -36,6 +39,13 @@ class Metric:
     higher_is_better: bool = True
     target: Literal["labels", "reference"] = "labels"
     binary: bool = False
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def best(self) -> float:
+        """The best score that there can be; infinite where it is unknown."""
+        low, high = self.bounds or ((0.0, 1.0) if self.binary else (-math.inf, math.inf))
+        return high if self.higher_is_better else low
 
 
 def primary_output(outputs: Any) -> Tensor:
@@ -127,8 +137,8 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("accuracy", top_k(1), binary=True),
         Metric("exact_match", exact_match, binary=True),
-        Metric("loss", cross_entropy, higher_is_better=False),
-        Metric("cosine", cosine, target="reference"),
+        Metric("loss", cross_entropy, higher_is_better=False, bounds=(0.0, math.inf)),
+        Metric("cosine", cosine, target="reference", bounds=(-1.0, 1.0)),
     )
 }
 

@@ -1,23 +1,35 @@
 """Honest intervals: a mean of scores, a paired difference of scores, and how many examples would decide.
 
 A paired difference compares two models on the same examples; its spread is that of the differences, which is far
-smaller than that of either score. All levels are two-sided.
+smaller than that of either score. The level of an interval is two-sided; each of its ends is a one-sided bound that errs half as often.
 """
 
 import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from numpy import ndarray
 from scipy import optimize, stats
 
 from sizewise.errors import UsageError
 from sizewise.types import Interval
 
-__all__ = ["UNBOUNDED", "examples_needed", "flips", "mean_interval", "median_interval", "paired_drop", "tango_interval"]
+__all__ = [
+    "UNBOUNDED",
+    "examples_needed",
+    "flips",
+    "mcnemar_errors",
+    "mean_interval",
+    "median_interval",
+    "paired_drop",
+    "tango_interval",
+    "tango_statistic",
+]
 
 Scores = Float[ndarray, " n"]
+Counts = int | Integer[ndarray, " *n"]
+Floats = Float[ndarray, " *n"]
 UNBOUNDED = 1e300  # half-width where one observation says nothing of the spread; JSON has no infinity
 
 
@@ -77,7 +89,7 @@ def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[fl
     quantile = float(stats.norm.ppf(0.5 + confidence / 2))
 
     def z(d: float) -> float:
-        return _tango_statistic(b, c, n, d)
+        return float(tango_statistic(b, c, n, d))
 
     centre = (b - c) / n
     # z falls in d: above the quantile to the left of the interval, below minus the quantile to the right of it
@@ -86,16 +98,27 @@ def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[fl
     return low, high
 
 
-def _tango_statistic(b: float, c: float, n: float, d: float) -> float:
+def tango_statistic(b: Counts, c: Counts, n: int, d: float) -> Floats:
+    """Tango's score statistic at a hypothesised difference d, as in `tango_interval`, for one or many pairs of counts."""
     # the restricted estimate q solves 2n q^2 + B q - c d (1 - d) = 0
+    b, c = np.asarray(b, float), np.asarray(c, float)
     big_b = -b - c + (2 * n - b + c) * d
-    root = math.sqrt(max(0.0, big_b**2 + 8 * n * c * d * (1 - d)))
-    q = (root - big_b) / (4 * n)
-    variance = n * (2 * q + d * (1 - d))
+    root = np.sqrt(np.maximum(0.0, big_b**2 + 8 * n * c * d * (1 - d)))
+    variance = n * ((root - big_b) / (2 * n) + d * (1 - d))
     numerator = b - c - n * d
-    if variance <= 1e-300:
-        return math.copysign(math.inf, numerator) if numerator else 0.0
-    return numerator / math.sqrt(variance)
+    certain = np.where(numerator == 0, 0.0, np.copysign(math.inf, numerator))
+    found: Floats = np.where(variance > 1e-300, numerator / np.sqrt(np.maximum(variance, 1e-300)), certain)
+    return found
+
+
+def mcnemar_errors(b: Counts, c: Counts) -> tuple[Floats, Floats]:
+    """How probable it is, if neither model is better, to see no more than b and no fewer than b of b + c examples lost.
+
+    Source: the exact form of McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12,
+    1947: given that an example differs, either direction is equally probable.
+    """
+    b, c = np.asarray(b), np.asarray(c)
+    return np.asarray(stats.binom.cdf(b, b + c, 0.5)), np.asarray(stats.binom.sf(b - 1, b + c, 0.5))
 
 
 def flips(reference: Scores, candidate: Scores, *, higher_is_better: bool) -> tuple[int, int] | None:
@@ -129,7 +152,7 @@ def examples_needed(drop: Interval, limit: float, counts: tuple[int, int] | None
         return None
     if counts is not None and 0 < limit < 1:
         quantile = float(stats.norm.ppf(0.5 + drop.confidence / 2))
-        return math.ceil(drop.n * (quantile / _tango_statistic(*counts, drop.n, limit)) ** 2)
+        return math.ceil(drop.n * (quantile / float(tango_statistic(*counts, drop.n, limit))) ** 2)
     return math.ceil(drop.n * (half / distance) ** 2)
 
 

@@ -1,8 +1,8 @@
 """Run a model or a loaded file over a split and collect per-example scores."""
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from sizewise.evaluate.paired import flips, mean_interval, paired_drop
 from sizewise.protocols import Inputs
 from sizewise.types import Parity, Quality
 
-__all__ = ["Split", "measure_parity", "module_call", "quality", "score"]
+__all__ = ["Split", "measure_parity", "module_call", "quality", "score", "score_batch"]
 
 Call = Callable[[Inputs], Any]
 Scores = Float[ndarray, " n"]
@@ -36,31 +36,38 @@ def module_call(model: nn.Module) -> Call:
 
 @dataclass
 class Split:
-    """A loader with its name, and the fingerprint its first reading left.
+    """A loader with its name, and the fingerprints its first reading left, one after every batch.
 
     Comparing two models example by example needs the same examples in the same order at every reading, so every later
-    reading is checked against the first.
+    reading is checked against the first, as far as it goes.
     """
 
     name: str
     loader: Iterable[Any]
     fingerprint: str | None = None
     count: int = 0
+    sizes: list[int] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
 
-    def read(self) -> Iterable[tuple[Inputs, Any]]:
-        """Inputs and targets of every batch.
+    def read(self, most: int | None = None) -> Iterator[tuple[Inputs, Any]]:
+        """Inputs and targets of every batch, or of the first `most`.
 
         Raises:
             UsageError: the loader yields other examples, or another order, than the first time.
         """
-        hashed, count = hashlib.sha256(), 0
+        hashed, sizes, prefixes = hashlib.sha256(), list[int](), list[str]()
         for inputs, target in batches(self.loader, self.name):
             digest(inputs, target, hashed)
-            count += examples_in(inputs)
+            sizes.append(examples_in(inputs))
+            prefixes.append(hashed.hexdigest())
             yield inputs, target
-        if self.fingerprint is None:
-            self.fingerprint, self.count = hashed.hexdigest(), count
-        elif self.fingerprint != hashed.hexdigest():
+            if len(sizes) == most:
+                break
+        if self.fingerprint is None and most is None:
+            self.fingerprint, self.count, self.sizes, self.prefixes = prefixes[-1], sum(sizes), sizes, prefixes
+        elif self.fingerprint is not None and prefixes[-1:] != (
+            [self.fingerprint] if most is None else self.prefixes[len(prefixes) - 1 :][:1]
+        ):
             raise UsageError(
                 "the loader yields other examples, or another order, at each reading",
                 where=self.name,
@@ -83,20 +90,25 @@ def score(call: Call, split: Split, metric: Metric, reference: Call | None = Non
     """
     parts: list[Scores] = []
     for inputs, target in split.read():
-        outputs = primary_output(call(inputs))
-        if not bool(torch.isfinite(outputs).all()):
-            raise PreconditionError("the model's outputs are not finite", where=f"{split.name}, after {sum(map(len, parts))} examples")
-        if metric.target == "reference":
-            target = primary_output(reference(inputs)) if reference else outputs
-        elif target is None:
-            raise UsageError(
-                "the batches carry no target",
-                where=split.name,
-                wanted=f"(input, target) batches for the metric {metric.name!r}",
-                hint='metric="cosine" compares with the reference model and needs no labels',
-            )
-        parts.append(_scores(metric, outputs, target, examples_in(inputs), split.name))
+        parts.append(score_batch(call, inputs, target, metric, reference, where=split.name, before=sum(map(len, parts))))
     return np.concatenate(parts)
+
+
+def score_batch(call: Call, inputs: Inputs, target: Any, metric: Metric, reference: Call | None, *, where: str, before: int = 0) -> Scores:
+    """The scores of one batch; errors are those of `score`, with the split's name and how many examples came before."""
+    outputs = primary_output(call(inputs))
+    if not bool(torch.isfinite(outputs).all()):
+        raise PreconditionError("the model's outputs are not finite", where=f"{where}, after {before} examples")
+    if metric.target == "reference":
+        target = primary_output(reference(inputs)) if reference else outputs
+    elif target is None:
+        raise UsageError(
+            "the batches carry no target",
+            where=where,
+            wanted=f"(input, target) batches for the metric {metric.name!r}",
+            hint='metric="cosine" compares with the reference model and needs no labels',
+        )
+    return _scores(metric, outputs, target, examples_in(inputs), where)
 
 
 def _scores(metric: Metric, outputs: Tensor, target: Any, n: int, where: str) -> Scores:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from sizewise.types import Budget, Candidate, Limit, Measurement, Relaxation
 
-__all__ = ["best", "mark_frontier", "nearest", "rank_key", "relaxations"]
+__all__ = ["MARGIN", "best", "has_margin", "limits_quality", "mark_frontier", "nearest", "rank_key", "relaxations"]
+
+MARGIN = 0.8  # how probable the proof on the test split must be
 
 
 def _counts(m: Measurement) -> tuple[float, ...]:
@@ -33,13 +35,23 @@ def rank_key(candidate: Candidate, budget: Budget) -> tuple[float, ...]:
     assert candidate.measured is not None
     latency, size, worse = _counts(candidate.measured)
     cost = math.log(latency) + math.log(size)
-    return (cost, worse) if budget.max_drop is not None or budget.min_quality is not None else (worse, cost)
+    return (cost, worse) if limits_quality(budget) else (worse, cost)
+
+
+def limits_quality(budget: Budget) -> bool:
+    """Whether a budget says anything about quality."""
+    return budget.max_drop is not None or budget.min_quality is not None
+
+
+def has_margin(candidate: Candidate) -> bool:
+    """Whether the test split will probably prove what validation shows."""
+    return candidate.proof_chance is not None and candidate.proof_chance >= MARGIN
 
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
-    """The best measured candidate whose figures keep every limit, or None."""
+    """The best measured candidate whose figures keep every limit, or None; those come first that do so with a margin."""
     fitting = [c for c in candidates if c.measured and not budget.violations(c.measured)]
-    return min(fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
+    return min(fitting, key=lambda c: (not has_margin(c), *rank_key(c, budget), c.id), default=None)
 
 
 def nearest(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:

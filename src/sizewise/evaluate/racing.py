@@ -1,0 +1,178 @@
+"""Score a candidate on growing parts of a split, and stop as soon as the rest cannot change the answer.
+
+Everything it is compared with was scored on the whole split before, so a candidate's differences to it, example by example, are a
+list of known length with an unknown mean, read in random order; `without_replacement` tells when that mean is surely above what is
+allowed. Whatever is not stopped ends with all examples read, where nothing is left to estimate.
+
+The stated error is that of one candidate over all orders. All candidates of a run are read in the same order: an unlucky one misleads about
+similar candidates alike, instead of about each by itself.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from sizewise.errors import UsageError
+from sizewise.evaluate.without_replacement import exceeded, lower_bound
+
+__all__ = ["RACING_ERROR", "Broken", "Hurdle", "Lap", "Order", "ScoreRange", "laps", "shuffled"]
+
+Scores = Float[ndarray, " n"]
+RACING_ERROR = 0.01  # how often a race may wrongly find a hurdle broken; a candidate runs at most two, as a module and as a file
+FIRST = 100  # examples of the first lap, rounded up to whole batches
+GROWTH = 1.5
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order a split is read.
+
+    Attributes:
+        parts: what is read at a time: places of its examples in the split.
+        by: what was shuffled: single examples, or the loader's batches as they are.
+        growth: how many times as many examples every lap ends with.
+    """
+
+    parts: tuple[Int[ndarray, " _"], ...]
+    by: Literal["examples", "batches"]
+    growth: float = GROWTH
+
+    @property
+    def count(self) -> int:
+        """Examples of the split."""
+        return sum(map(len, self.parts))
+
+
+@dataclass(frozen=True)
+class ScoreRange:
+    """What is known of a metric's scores: which way is better, and the best that a score can be (infinite where it is unknown)."""
+
+    higher_is_better: bool
+    best: float
+
+    def worse(self, reference: Scores, scores: Scores) -> Scores:
+        """By how much scores are worse than the reference's."""
+        difference: Scores = reference - scores
+        return difference if self.higher_is_better else -difference
+
+
+@dataclass(frozen=True)
+class Hurdle:
+    """What a candidate must not break: on the whole split it is on average at most `allowed` worse than scores that are known.
+
+    Attributes:
+        name: of what stands behind it.
+        against: the known scores, in the split's order.
+        allowed: in the metric's unit; may be negative.
+        error: how probable it may be that a candidate which keeps it is found to break it.
+    """
+
+    name: str
+    against: Scores
+    allowed: float
+    error: float = RACING_ERROR
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A hurdle that is surely broken, and what the whole split's difference is at least."""
+
+    hurdle: Hurdle
+    least: float
+
+
+@dataclass(frozen=True)
+class Lap:
+    """What is known after some of the examples.
+
+    Attributes:
+        scores: of the examples read, in the order of reading.
+        examples: their places in the split.
+        whole: whether that is all of them; then nothing is broken surely or otherwise, everything is known.
+        broken: the first hurdle that is surely broken, or None.
+    """
+
+    scores: Scores
+    examples: Int[ndarray, " n"]
+    whole: bool
+    broken: Broken | None = None
+
+    def in_order(self) -> Scores:
+        """The scores in the split's order, once all are read."""
+        assert self.whole
+        scores = np.empty_like(self.scores)
+        scores[self.examples] = self.scores
+        return scores
+
+
+def shuffled(sizes: Sequence[int], seed: int, by: Literal["examples", "batches"], growth: float = GROWTH) -> Order:
+    """A random order of a split whose batches have these sizes; pieces of single examples are as large as the batches."""
+    rng, ends = np.random.default_rng(seed), np.cumsum(sizes)
+    if by == "examples":
+        return Order(tuple(np.split(rng.permutation(int(ends[-1])), ends[:-1])), by, growth)
+    batches = np.split(np.arange(int(ends[-1])), ends[:-1])
+    return Order(tuple(batches[index] for index in rng.permutation(len(batches))), by, growth)
+
+
+def laps(read: Callable[[int, int], Scores], order: Order, hurdles: Sequence[Hurdle], known: ScoreRange) -> Iterator[Lap]:
+    """Read more and more of a split; whoever iterates stops when they know enough, at the latest when a lap is whole.
+
+    Args:
+        read: scores of the examples in `order.parts[start:stop]`.
+        order: of reading.
+        hurdles: what to look out for; none can be refuted early where `known.best` is infinite.
+        known: of the scores.
+
+    Raises:
+        UsageError: scores beyond what the metric calls the best possible.
+    """
+    scores, examples, done = np.empty(0), np.empty(0, int), 0
+    for stop in _ends(order):
+        scores = np.concatenate([scores, read(done, stop)])
+        examples = np.concatenate([examples, *order.parts[done:stop]])
+        done = stop
+        _check_best(scores, known)
+        whole = done == len(order.parts)
+        yield Lap(scores, examples, whole, None if whole else _broken(scores, examples, done, order, hurdles, known))
+
+
+def _ends(order: Order) -> Iterator[int]:
+    """How many parts are read when each lap ends."""
+    wanted, read = float(FIRST), 0
+    for index, part in enumerate(order.parts, start=1):
+        read += len(part)
+        if read >= wanted or index == len(order.parts):
+            yield index
+            wanted = order.growth * read
+
+
+def _check_best(scores: Scores, known: ScoreRange) -> None:
+    if np.any(known.worse(np.asarray(known.best), scores) < -1e-6):
+        raise UsageError(
+            "scores beyond the metric's bounds", got=f"{scores.min():.6g} to {scores.max():.6g}", wanted=f"up to {known.best:g}"
+        )
+
+
+def _broken(scores: Scores, examples: ndarray, parts: int, order: Order, hurdles: Sequence[Hurdle], known: ScoreRange) -> Broken | None:
+    if not math.isfinite(known.best):
+        return None
+    for hurdle in hurdles:
+        values, least, count = _list(known.worse(hurdle.against[examples], scores), parts, order, hurdle, known)
+        per_example = count / order.count  # a batch's total is a number of the list; the limit is per example
+        if exceeded(values, count, hurdle.allowed / per_example, least, hurdle.error):
+            return Broken(hurdle, lower_bound(values, count, least, hurdle.error) * per_example)
+    return None
+
+
+def _list(differences: Scores, parts: int, order: Order, hurdle: Hurdle, known: ScoreRange) -> tuple[Scores, float, int]:
+    """The numbers read of the list whose order is random, what none of its numbers is below, and how many it has."""
+    least_of_each = known.worse(hurdle.against, np.asarray(known.best))
+    if order.by == "examples":
+        return differences, float(least_of_each.min()), order.count
+    totals = np.add.reduceat(differences, np.cumsum([0, *map(len, order.parts[: parts - 1])]))
+    return totals, min(float(least_of_each[part].sum()) for part in order.parts), len(order.parts)

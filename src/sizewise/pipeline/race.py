@@ -1,0 +1,202 @@
+"""The races of a trial: a module's before it is lowered, and its file's."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from sizewise.evaluate.racing import RACING_ERROR, Hurdle, Lap, ScoreRange, laps
+from sizewise.evaluate.scoring import Call, quality
+from sizewise.pipeline.store import load_scores
+from sizewise.report._format import limit_value, plan_name
+from sizewise.search.rivals import Costs, opponents, outranked
+from sizewise.types import Budget, Candidate, Limit, Quality
+
+if TYPE_CHECKING:
+    from sizewise.pipeline.trial import Bench
+
+__all__ = ["FileRace", "ModuleRace", "hopeless", "quality_limit", "race_file", "race_module"]
+
+Scores = Float[ndarray, " n"]
+MODULE_SHARE = 0.25  # of the split: what that leaves open is settled on the file, which is what counts, and is faster in most cases
+RIVAL = "rival"
+RIVAL_ERROR = 0.002  # part of a file's racing error, where it also races against another candidate
+
+
+@dataclass(frozen=True)
+class ModuleRace:
+    """What a module's race says.
+
+    Attributes:
+        evaluated: examples that it was scored on.
+        stopped: why its file would surely break a quality limit, or None.
+    """
+
+    evaluated: int
+    stopped: str | None
+
+
+@dataclass(frozen=True)
+class FileRace:
+    """What a file's race says.
+
+    Attributes:
+        found: its quality on the examples that it was scored on.
+        scores: all of them in the split's order; None where it was stopped early.
+        evaluated: how many.
+        status: of its candidate.
+        reason: why it was stopped early, or None.
+        beaten_by: id of a candidate that is surely as good, where that is the reason.
+    """
+
+    found: Quality
+    scores: Scores | None
+    evaluated: int
+    status: Literal["measured", "stopped", "beaten"] = "measured"
+    reason: str | None = None
+    beaten_by: str | None = None
+
+
+def hopeless(found: Quality, budget: Budget) -> str | None:
+    """Why no luck on other data could bring this quality within the budget, or None.
+
+    The whole interval of the drop (or of the score) must break the limit.
+    """
+    if budget.max_drop is not None and found.drop is not None and found.drop.low > budget.max_drop:
+        return _too_bad("max_drop", found.drop.low, budget.max_drop, found, "validation")
+    if budget.min_quality is None:
+        return None
+    if found.higher_is_better and found.score.high < budget.min_quality:
+        return _too_bad("min_quality", found.score.high, budget.min_quality, found, "validation")
+    if not found.higher_is_better and found.score.low > budget.min_quality:
+        return _too_bad("min_quality", found.score.low, budget.min_quality, found, "validation")
+    return None
+
+
+def _too_bad(limit: Limit, figure: float, allowed: float, found: Quality, where: str) -> str:
+    got, wanted = (limit_value(limit, value, found.metric) for value in (figure, allowed))
+    if limit == "max_drop":
+        return f"the drop on {where} is at least {got}, more than {wanted}"
+    if found.higher_is_better:
+        return f"the {found.metric} on {where} is at most {got}, less than {wanted}"
+    return f"the {found.metric} on {where} is at least {got}, more than {wanted}"
+
+
+def quality_limit(bench: "Bench") -> Hurdle | None:
+    """The quality limit that binds, as a hurdle: the most that a candidate may be worse than the reference on the whole split.
+
+    The reference's score there is known, so a least quality is a largest drop.
+    """
+    mean = float(np.mean(bench.reference_scores))
+    limits: list[tuple[float, Limit]] = []
+    if bench.budget.max_drop is not None:
+        limits.append((bench.budget.max_drop, "max_drop"))
+    if bench.budget.min_quality is not None:
+        limits.append(((mean - bench.budget.min_quality) * (1 if bench.metric.higher_is_better else -1), "min_quality"))
+    if not limits:
+        return None
+    allowed, name = min(limits)
+    return Hurdle(name, bench.reference_scores, allowed)
+
+
+def race_module(call: Call, bench: "Bench") -> ModuleRace:
+    """Score a module as far as it takes to see that its file would break a quality limit, or that it may well not.
+
+    It is given up when its drop on the whole split is surely too large. It passes as soon as its figure keeps the limit, or a quarter of
+    the split was read. Where nothing can be told early (`Metric.bounds`), it is scored on everything, and given up when no luck on
+    other data could save it; the same where the first lap reads everything.
+    """
+    hurdle = quality_limit(bench)
+    if hurdle is None:
+        return ModuleRace(0, None)
+    if not np.isfinite(bench.metric.best):
+        found, scores = bench.quality_of(call)
+        return ModuleRace(len(scores), hopeless(found, bench.budget))
+    for lap in _laps(call, bench, [hurdle]):
+        seen = len(lap.scores)
+        if lap.whole:
+            return ModuleRace(seen, hopeless(_seen(lap, bench), bench.budget))
+        if lap.broken:
+            return ModuleRace(seen, _broken_limit(lap, bench))
+        drop = float(np.mean(_range(bench).worse(hurdle.against[lap.examples], lap.scores)))
+        if drop <= hurdle.allowed or seen >= MODULE_SHARE * len(hurdle.against):
+            break
+    return ModuleRace(seen, None)
+
+
+def race_file(call: Call, costs: Costs, folder: Path, bench: "Bench", rivals: Sequence[Candidate]) -> FileRace:
+    """Score a file until everything is read, or it cannot be chosen any more.
+
+    Args:
+        call: the file.
+        costs: that were measured on it.
+        folder: of its candidate; those of `rivals` are beside it.
+        bench: what the trials share.
+        rivals: finished candidates that it may lose against.
+    """
+    winner = outranked(costs, rivals, bench.budget)
+    opponent = next(iter(opponents(costs, rivals, bench.budget)), None)
+    hurdles = _hurdles(bench, opponent, folder)
+    if not winner and (not hurdles or not np.isfinite(bench.metric.best)):
+        found, scores = bench.quality_of(call)
+        return FileRace(found, scores, len(scores))
+    for lap in _laps(call, bench, hurdles):
+        if lap.whole:
+            scores = lap.in_order()
+            return FileRace(quality(scores, bench.metric, bench.reference_scores), scores, len(scores))
+        if lap.broken and lap.broken.hurdle.name != RIVAL:
+            return FileRace(_seen(lap, bench), None, len(lap.scores), "stopped", _broken_limit(lap, bench))
+        if lap.broken and opponent:
+            reason = f"{_after(lap, bench)}: {plan_name(opponent.plan)} is surely as good{_at_what(bench.budget)}"
+            return FileRace(_seen(lap, bench), None, len(lap.scores), "beaten", reason, opponent.id)
+        if winner:
+            reason = f"{_after(lap, bench)}: {plan_name(winner.plan)} fits the budget and is chosen first by its costs"
+            return FileRace(_seen(lap, bench), None, len(lap.scores), "beaten", reason)
+    raise AssertionError("the last lap is whole")
+
+
+def _hurdles(bench: "Bench", opponent: Candidate | None, folder: Path) -> list[Hurdle]:
+    limit = quality_limit(bench)
+    if opponent is None:
+        return [limit] if limit else []
+    rival = Hurdle(RIVAL, load_scores(folder.parent / opponent.id / "scores.npy"), 0.0, RIVAL_ERROR if limit else RACING_ERROR)
+    return [Hurdle(limit.name, limit.against, limit.allowed, RACING_ERROR - RIVAL_ERROR), rival] if limit else [rival]
+
+
+def _laps(call: Call, bench: "Bench", hurdles: Sequence[Hurdle]) -> Iterator[Lap]:
+    def read(start: int, stop: int) -> Scores:
+        return bench.sample.scores(call, bench.metric, bench.reference_call, start, stop)
+
+    return laps(read, bench.sample.order, hurdles, _range(bench))
+
+
+def _range(bench: "Bench") -> ScoreRange:
+    return ScoreRange(bench.metric.higher_is_better, bench.metric.best)
+
+
+def _seen(lap: Lap, bench: "Bench") -> Quality:
+    return quality(lap.scores, bench.metric, bench.reference_scores[lap.examples])
+
+
+def _after(lap: Lap, bench: "Bench") -> str:
+    return f"dropped after {len(lap.scores):,} of {len(bench.reference_scores):,} validation examples"
+
+
+def _broken_limit(lap: Lap, bench: "Bench") -> str:
+    assert lap.broken is not None
+    hurdle, found = lap.broken.hurdle, _seen(lap, bench)
+    limit: Limit = "max_drop" if hurdle.name == "max_drop" else "min_quality"
+    if limit == "max_drop":
+        return f"{_after(lap, bench)}: {_too_bad(limit, lap.broken.least, hurdle.allowed, found, 'all of them')}"
+    sign, mean = 1 if found.higher_is_better else -1, float(np.mean(bench.reference_scores))
+    allowed = bench.budget.min_quality
+    assert allowed is not None
+    return f"{_after(lap, bench)}: {_too_bad(limit, mean - sign * lap.broken.least, allowed, found, 'all of them')}"
+
+
+def _at_what(budget: Budget) -> str:
+    return " at no greater cost" if budget.max_drop is not None or budget.min_quality is not None else ""

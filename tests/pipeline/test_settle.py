@@ -1,0 +1,165 @@
+"""Trials that race, and what becomes of them at the end: stopped, beaten, scored in full after all; looks at the test split."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sizewise.devices.loader import load_device
+from sizewise.evaluate.metrics import METRICS, Metric, find_metric
+from sizewise.pipeline.conclude import conclude
+from sizewise.pipeline.scales import prepare_scales
+from sizewise.pipeline.settle import matter_after_all
+from sizewise.pipeline.setup import make_setup, read_data
+from sizewise.pipeline.store import Store
+from sizewise.pipeline.trial import make_bench, run_trial
+from sizewise.protocols import Silent
+from sizewise.report.html import render_html
+from sizewise.report.terminal import summary
+from sizewise.testing import NullRuntime, tiny_task
+from sizewise.types import Budget, Plan, RunRecord, Step, from_json, to_json
+
+WHOLE = Plan(scale="large")
+PRUNED = Plan(scale="large", steps=(Step(technique="channel_pruning", settings={"rate": 0.5}),))
+SMALL = Plan(scale="small")
+SMALL_INT8 = Plan(scale="small", steps=(Step(technique="int8_static"),))
+PLANS = (PRUNED, WHOLE, SMALL, SMALL_INT8)
+# the pruned file takes 5.8 kB and loses under two points, the whole one takes 11 kB, the small scale loses almost everything
+FITS_PRUNED = Budget(max_drop="5 %", size="8 kB")
+
+
+@dataclass
+class Counted:
+    """A loader that counts how often it is read."""
+
+    batches: Any
+    readings: int = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.readings += 1
+        return iter(self.batches)
+
+
+def run(out: Path, budget: Budget, plans: tuple[Plan, ...] = PLANS, metric: str | Metric = "accuracy") -> tuple[RunRecord, Counted]:
+    """Try the plans that are not finished in `out` and conclude; the record, and the test split's loader."""
+    task = tiny_task(640)
+    test = Counted(task.test)
+    task.test, task.metric = test, find_metric(metric)
+    setup = make_setup(task, budget, NullRuntime(), load_device("local"), Store(out, resume=True), 0, Silent(), None)
+    facts = {"fingerprint": "x", "data": read_data(setup)}
+    prepared = prepare_scales(setup)
+    bench = make_bench(setup, prepared["large"])
+    candidates = []
+    for plan in plans:
+        candidate = setup.store.candidate(plan)
+        if candidate is None:
+            candidate = run_trial(prepared[plan.scale].module, plan, setup.store.clear(plan), bench)
+            setup.store.save_candidate(candidate)
+        candidates.append(candidate)
+    return conclude(setup, bench, prepared, "large", candidates, facts), test
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("raced") / "out"
+
+
+@pytest.fixture(scope="module")
+def record(out: Path) -> RunRecord:
+    return run(out, FITS_PRUNED)[0]
+
+
+def test_what_cannot_be_chosen_is_scored_in_part_and_says_why(record: RunRecord) -> None:
+    status = {c.plan.label if c.plan.scale == "large" else c.plan.scale + c.plan.label: c.status for c in record.candidates}
+    assert status == {"channel_pruning(rate=0.5)": "measured", "float": "beaten", "smallfloat": "stopped", "smallint8_static": "stopped"}
+    whole, small, lowered = (record.candidate(Store.identifier(plan)) for plan in (WHOLE, SMALL, SMALL_INT8))
+    assert "fits the budget and is chosen first by its costs" in str(whole.reason)
+    assert "dropped after 128 of 640 validation examples: the drop on all of them is at least" in str(small.reason)
+    assert str(lowered.reason).startswith("not lowered: dropped after 128 of 640")
+    for candidate in (whole, small):
+        assert candidate.measured is None
+        assert not candidate.on_frontier
+        assert candidate.partly is not None
+        assert candidate.partly.quality.score.n == candidate.evaluated == 128
+        assert candidate.in_full == 640
+    assert lowered.partly is None
+    assert (lowered.evaluated, lowered.in_full) == (128, 640)
+
+
+def test_the_chosen_file_is_scored_in_full_and_the_record_counts(record: RunRecord, out: Path) -> None:
+    assert record.winner.plan == PRUNED
+    assert record.winner.measured is not None
+    assert record.winner.measured.quality.score.n == 640
+    assert (out / "trials" / record.chosen / "scores.npy").is_file()
+    assert not (out / "trials" / Store.identifier(WHOLE) / "scores.npy").exists()
+    assert record.examples_evaluated == sum(c.evaluated or 0 for c in record.candidates)
+    assert record.examples_in_full == 5 * 640, "a module and a file of one plan, two files, one module"
+    assert record.data["validation"]["order"] == "single examples shuffled, from memory"
+    assert from_json(RunRecord, to_json(record)) == record
+
+
+def test_reports_say_that_it_was_stopped_early(record: RunRecord) -> None:
+    words = f"Scored on {record.examples_evaluated:,} validation examples instead of 3,200"
+    assert words in " ".join(summary(record).split())
+    page = render_html(record)
+    assert words in page
+    assert "Beaten: it cannot be chosen before another" in page
+
+
+def test_the_same_bytes_are_the_same_look_and_are_not_scored_again(record: RunRecord, out: Path) -> None:
+    assert record.verdict.look == 1
+    assert record.verdict.level == pytest.approx(0.04)
+    again, test = run(out, FITS_PRUNED)
+    assert again.chosen == record.chosen
+    assert again.verdict.look == 1
+    assert test.readings == 1, "to check that it is the same data"
+    assert again.verdict.test_quality == record.verdict.test_quality
+
+
+def test_a_beaten_file_is_scored_after_all_when_what_beat_it_does_not_fit_any_more(record: RunRecord, out: Path) -> None:
+    assert record.winner.plan == PRUNED
+    finished = {p.parent.name: p.stat().st_mtime_ns for p in out.glob("trials/*/candidate.json")}
+    found, _ = run(out, Budget(max_drop="1 %"))
+    assert found.winner.plan == WHOLE
+    assert found.winner.status == "measured"
+    assert found.winner.reason is None
+    assert found.winner.evaluated == 128 + 640
+    assert found.winner.proof_chance is not None
+    assert found.winner.proof_chance > 0.5
+    assert found.verdict.look == 2, "another file"
+    assert found.verdict.level == pytest.approx(0.008)
+    changed = {name for name, when in finished.items() if (out / "trials" / name / "candidate.json").stat().st_mtime_ns != when}
+    assert changed == {Store.identifier(WHOLE)}
+
+
+def test_where_nothing_fits_the_nearest_is_scored_in_full_and_no_look_is_spent(tmp_path: Path) -> None:
+    found, _ = run(tmp_path / "out", Budget(max_drop="5 %", size="4 kB"), (WHOLE, SMALL))
+    small = found.candidate(Store.identifier(SMALL))
+    assert not found.feasible
+    assert small.status == "measured", "it keeps the size"
+    assert small.evaluated == 128 + 640
+    assert {r.limit: r.candidate for r in found.relaxations} == {"size": Store.identifier(WHOLE), "max_drop": small.id}
+    assert found.verdict.look is None
+    assert not (tmp_path / "out" / "trials" / "looks.json").exists()
+    assert "not looked at, since nothing fits" in {row.limit: row.reason for row in found.verdict.limits}["max_drop"]
+
+
+def test_a_run_whose_every_file_was_stopped_still_has_a_nearest(tmp_path: Path) -> None:
+    found, _ = run(tmp_path / "out", Budget(max_drop="5 %"), (SMALL,))
+    assert found.chosen == Store.identifier(SMALL)
+    assert found.winner.measured is not None
+
+
+def test_nothing_is_scored_again_where_all_is_settled(record: RunRecord) -> None:
+    assert matter_after_all(record.candidates, FITS_PRUNED) == []
+
+
+def test_a_metric_without_bounds_is_scored_in_full_and_the_record_says_so(tmp_path: Path) -> None:
+    own = Metric("own", METRICS["accuracy"].score)
+    found, _ = run(tmp_path / "out", Budget(max_drop=0.05), (WHOLE, SMALL), own)
+    assert [c.status for c in found.candidates] == ["measured", "measured"]
+    assert found.examples_evaluated == found.examples_in_full
+    assert any("nobody knows the best score of own" in warning for warning in found.warnings)
+    assert "order" not in found.data["validation"]

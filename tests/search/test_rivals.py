@@ -1,0 +1,90 @@
+"""Who can still win, by costs and by what was measured."""
+
+from dataclasses import replace
+
+import pytest
+
+from sizewise.search.frontier import best
+from sizewise.search.rivals import opponents, outranked, settled
+from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality
+
+DROP = Budget(max_drop="2 %")
+
+
+def candidate(name: str, latency: float, size: int, drop: float, *, chance: float | None = None, spread: float = 0.02) -> Candidate:
+    measured = Measurement(
+        latency=Interval(value=latency, low=latency * (1 - spread), high=latency * (1 + spread), n=9),
+        latency_ratio=latency / 10,
+        size_bytes=size,
+        memory=Interval.exact(1e6),
+        quality=Quality(metric="accuracy", higher_is_better=True, score=Interval.exact(0.9 - drop), drop=Interval.exact(drop)),
+        parity=Parity(max_abs=0, mean_abs=0, output_scale=1, top1_agreement=1.0, n=1),
+        threads=1,
+        batch=1,
+    )
+    return Candidate(id=name, plan=Plan(scale=name), status="measured", measured=measured, proof_chance=chance)
+
+
+def costs(latency: float, size: int) -> Measurement:
+    found = candidate("x", latency, size, 0).measured
+    assert found is not None
+    return found
+
+
+def test_the_margin_comes_before_the_cost() -> None:
+    cheap, sure = candidate("cheap", 1, 100, 0.015, chance=0.4), candidate("sure", 2, 100, 0.0, chance=0.9)
+    assert best([cheap, sure], DROP) == sure
+    assert best([cheap, replace(sure, proof_chance=0.7)], DROP) == cheap, "without a margin anywhere the cheapest that fits"
+    assert best([replace(cheap, proof_chance=0.8), sure], DROP) == replace(cheap, proof_chance=0.8)
+
+
+def test_a_dearer_file_is_outranked_by_one_that_fits() -> None:
+    leader = candidate("leader", 1, 100, 0.01)
+    assert outranked(costs(2, 100), [leader], DROP) == leader
+    assert outranked(costs(2, 40), [leader], DROP) is None, "cheaper by the product"
+    assert outranked(costs(1.03, 100), [leader], DROP) is None, "within the noise of both latencies"
+    assert outranked(costs(2, 100), [candidate("bad", 1, 100, 0.03)], DROP) is None, "which does not fit"
+    assert outranked(costs(2, 100), [leader], Budget()) is None, "quality decides"
+
+
+def test_a_slow_spell_of_the_machine_outranks_nothing() -> None:
+    leader = candidate("leader", 1, 100, 0.01)
+    slow = replace(costs(2, 100), latency_ratio=0.09)
+    assert outranked(slow, [leader], DROP) is None
+
+
+def test_a_leader_without_margin_outranks_no_file_that_may_have_one() -> None:
+    unsure = candidate("leader", 1, 100, 0.01, chance=0.5)
+    assert outranked(costs(2, 100), [unsure], DROP) is None
+    assert outranked(costs(2, 100), [replace(unsure, proof_chance=0.9)], DROP) is not None
+
+
+@pytest.mark.parametrize("budget", [Budget(latency=3, max_drop="2 %"), Budget(latency=3)])
+def test_a_file_that_surely_breaks_a_cost_limit_is_outranked_by_whatever_fits(budget: Budget) -> None:
+    leader = candidate("leader", 2.5, 100, 0.01, chance=0.5)
+    assert outranked(costs(4, 1), [leader], budget) == leader
+    assert outranked(costs(3.02, 1), [leader], budget) is None
+    assert outranked(costs(4, 1), [], budget) is None, "the nearest is wanted"
+
+
+def test_opponents_cost_no_more_and_the_best_comes_first() -> None:
+    others = [candidate("a", 1, 90, 0.05), candidate("b", 1, 90, 0.03), candidate("larger", 1, 101, 0), candidate("slower", 3, 90, 0)]
+    assert [c.id for c in opponents(costs(2, 100), others, DROP)] == ["b", "a"]
+
+
+def test_without_a_quality_limit_the_opponent_is_the_best_that_fits() -> None:
+    others = [candidate("fast", 1, 90, 0.05), candidate("good", 5, 500, 0.0)]
+    assert [c.id for c in opponents(costs(2, 100), others, Budget())] == ["good"]
+    assert [c.id for c in opponents(costs(2, 100), others, Budget(latency=3))] == ["fast"]
+
+
+def test_a_beaten_candidate_is_settled_only_while_its_reason_holds() -> None:
+    leader = candidate("leader", 1, 100, 0.01)
+    beaten = Candidate(id="x", plan=Plan(scale="x"), status="beaten", partly=costs(2, 100))
+    assert settled(beaten, [leader], DROP)
+    assert not settled(beaten, [leader], Budget(size="90 B", max_drop="2 %")), "the leader does not fit any more"
+    assert not settled(beaten, [], DROP)
+    by_quality = replace(beaten, beaten_by="bad")
+    bad = candidate("bad", 1, 90, 0.05)
+    assert settled(by_quality, [bad], DROP)
+    assert not settled(by_quality, [candidate("bad", 3, 90, 0.05)], DROP), "it is slower, as it turned out"
