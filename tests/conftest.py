@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -26,17 +25,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="module")
 def brief() -> Iterator[None]:
     """Runs that time little, without pauses, on one thread, and try one rate: for tests that do not judge speed."""
-    from sizewise.pipeline import conclude, fit, timed_files, trial
+    from sizewise.pipeline import conclude, searching, timed_files, trial
     from sizewise.profile.timing import time_interleaved
-    from sizewise.search.space import plans_for
 
     def shorter(**fixed: Any) -> Callable[..., Any]:
         return lambda calls, **options: time_interleaved(calls, **{**options, **fixed})
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (conclude, trial):
+        for module in (conclude, searching, trial):
             patch.setattr(module, "time_interleaved", shorter(rounds=3, block_s=0.0, warmup_s=0.0, settle_s=0.0))
         patch.setattr(timed_files, "time_interleaved", shorter(settle_s=0.0))
         patch.setattr("sizewise.devices.loader.usable_threads", lambda: 1)
-        patch.setattr(fit, "plans_for", partial(plans_for, rates=(0.5,)))
+        patch.setattr("sizewise.search.levers.PRUNING_RATES", (0.5,))
         yield

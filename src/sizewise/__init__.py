@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sizewise.pipeline.prune import prune_model
     from sizewise.pipeline.quantize import quantize_model
     from sizewise.pipeline.recover import recover
+    from sizewise.pipeline.replay import replay
     from sizewise.pipeline.saving import load_model, save_model
     from sizewise.pipeline.select import select_scale
     from sizewise.pipeline.survey import survey
@@ -67,6 +68,7 @@ _HOME = {
     "prune_model": "pipeline.prune",
     "quantize_model": "pipeline.quantize",
     "recover": "pipeline.recover",
+    "replay": "pipeline.replay",
     "save_compressed": "pipeline.compressed",
     "save_model": "pipeline.saving",
     "select_scale": "pipeline.select",
@@ -104,6 +106,7 @@ __all__ = [
     "prune_model",
     "quantize_model",
     "recover",
+    "replay",
     "save_compressed",
     "save_model",
     "select_scale",

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Flag, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from sizewise.types import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -13,16 +14,7 @@ if TYPE_CHECKING:
 
     from sizewise.types import Artefact, Change, Cost, Executed, LayerShape, Scheme
 
-__all__ = ["Context", "Inputs", "Progress", "Runner", "Runtime", "Silent", "Technique", "Timer", "Trait"]
-
-
-class Trait(Flag):
-    """What a model is at some point of a plan; techniques say what they need, take away and give."""
-
-    NONE = 0
-    MODULE = auto()  # layers are nn.Module objects whose shapes surgery can change
-    FLOAT = auto()  # parameters are floating point
-    QUANTIZED = auto()  # the graph holds quantize/dequantize pairs
+__all__ = ["Context", "Inputs", "Progress", "Runner", "Runtime", "Silent", "Tables", "Technique", "Timer", "Trait"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +96,18 @@ class Silent:
         """Ignore."""
 
 
+class Tables(Protocol):
+    """Figures that are told by content and need not be measured again: what a key held stays true."""
+
+    def get(self, key: str) -> Any | None:
+        """What was kept, as plain JSON; None where nothing whole was."""
+        ...
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep something that JSON can say."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What a technique may use besides the model.
@@ -118,7 +122,11 @@ class Context:
         labelled: calibration inputs with their targets, or None.
         timer: of the target runtime, or None where nothing can be timed: the device is elsewhere.
         teacher: the model that the plan began with, which nothing may change.
+        reference: the model of the task that drops are counted from, which nothing may change; None where there is no task.
         train: loader of batches to train on, with or without targets, or None.
+        tables: figures of this run that need not be measured again, or None.
+        chosen: what the same step chose when the plan was made, its record, where the plan is replayed: choices that rest on measured
+            times are made again, all else is computed anew. None where a plan is carried out for the first time.
         judge: how good a module is on validation data, more is better; None where nothing can tell.
     """
 
@@ -133,6 +141,9 @@ class Context:
     teacher: "nn.Module | None" = None
     train: Iterable[Any] | None = None
     judge: "Callable[[nn.Module], float] | None" = None
+    reference: "nn.Module | None" = None
+    tables: Tables | None = None
+    chosen: Mapping[str, Any] | None = None
 
 
 class Technique(Protocol):

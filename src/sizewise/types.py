@@ -6,6 +6,7 @@ Latencies are seconds, sizes are bytes, quality is in the metric's own unit (acc
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Flag, auto
 from numbers import Real
 from typing import Any, Literal, TypeVar
 
@@ -19,9 +20,12 @@ __all__ = [
     "Budget",
     "Candidate",
     "Change",
+    "Contribution",
     "Cost",
     "Device",
     "Executed",
+    "Explanation",
+    "Gain",
     "How",
     "Interval",
     "LayerCost",
@@ -31,6 +35,7 @@ __all__ = [
     "LimitVerdict",
     "Measurement",
     "ModelProfile",
+    "Neighbour",
     "Parity",
     "Plan",
     "ProfileRecord",
@@ -40,10 +45,12 @@ __all__ = [
     "RunRecord",
     "ScaleRecord",
     "Scheme",
+    "SearchRecord",
     "Skip",
     "Step",
     "StoredTensor",
     "StoredWeights",
+    "Trait",
     "Verdict",
     "Violation",
     "from_json",
@@ -55,6 +62,22 @@ How = Literal["measured", "predicted", "declared"]
 LayerKind = Literal["conv", "conv_transpose", "linear", "gru", "lstm", "rnn"]
 Limit = Literal["latency", "size", "memory", "max_drop", "min_quality"]
 Judgement = Literal["proved", "undecided", "refused"]
+Why = Literal[
+    "breaks",
+    "unsure",
+    "dearer",
+    "worse",
+    "further",
+    "close",
+    "stopped",
+    "beaten",
+    "failed",
+    "untried",
+    "harsher",
+    "unpromising",
+    "open",
+    "needless",
+]
 
 
 def to_json(value: Any) -> bytes:
@@ -405,6 +428,25 @@ class Skip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What one method saves of a stored file: the file without it, with the others as they are.
+
+    Attributes:
+        method: in words.
+        size_bytes: of the file with all methods.
+        bytes_without: of the file without this one.
+        change: of the model's outputs with all methods, as a share of their variance; None where it was not measured.
+        change_without: the same without this one.
+    """
+
+    method: str
+    size_bytes: int
+    bytes_without: int
+    change: float | None = None
+    change_without: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """What a technique did.
 
@@ -413,12 +455,23 @@ class Change:
         skipped: what was left alone, each with its reason.
         notes: remarks for the report.
         record: JSON-able facts that `rebuild` needs to make the same structure again without data.
+        contributions: what of the stored file's size is owed to it.
     """
 
     touched: tuple[str, ...] = ()
     skipped: tuple[Skip, ...] = ()
     notes: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
+    contributions: tuple[Contribution, ...] = ()
+
+
+class Trait(Flag):
+    """What a model is at some point of a plan; techniques say what they need, take away and give."""
+
+    NONE = 0
+    MODULE = auto()  # layers are nn.Module objects whose shapes surgery can change
+    FLOAT = auto()  # parameters are floating point
+    QUANTIZED = auto()  # the graph holds quantize/dequantize pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -650,16 +703,22 @@ class Candidate:
 
     Attributes:
         id: also the folder under `trials/`.
-        status: measured; stopped (hopeless before lowering, see reason); failed (see reason); untried (time ran out).
+        status: measured, on the whole validation split; stopped (its quality surely breaks a limit, see reason); beaten (another
+            candidate is better whatever the rest of the validation split says); failed (see reason); untried (time ran out).
         reason: why it is not measured.
         on_frontier: no other measured candidate is at least as good on every count and better on one.
         stored: the small file of its weights; None where weights are stored as they are.
         seconds: what trying it took.
+        evaluated: validation examples that its module and its file were scored on, together; None where nobody counted.
+        in_full: how many that would have been without stopping early.
+        partly: figures of a file whose evaluation was stopped early: its quality is that of the examples seen. Not for choosing.
+        beaten_by: id of a candidate that is surely as good, where that is why it is beaten.
+        proof_chance: how probable it is that the test split proves its quality limits; None without such limits or a test split.
     """
 
     id: str
     plan: Plan
-    status: Literal["measured", "stopped", "failed", "untried"]
+    status: Literal["measured", "stopped", "beaten", "failed", "untried"]
     reason: str | None = None
     changes: tuple[Change, ...] = ()
     artefact: Artefact | None = None
@@ -667,6 +726,11 @@ class Candidate:
     stored: StoredWeights | None = None
     on_frontier: bool = False
     seconds: float = 0.0
+    evaluated: int | None = None
+    in_full: int | None = None
+    partly: Measurement | None = None
+    beaten_by: str | None = None
+    proof_chance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -686,11 +750,19 @@ class LimitVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """All limits, and the worst of them."""
+    """All limits, and the worst of them.
+
+    Attributes:
+        look: the how-manieth file of the run that was judged on this test split; None where none was.
+        level: how probable it may be, at this look, that a quality limit which does not hold is called proved, or one which
+            holds refused.
+    """
 
     judgement: Judgement
     limits: tuple[LimitVerdict, ...]
     test_quality: Quality | None = None
+    look: int | None = None
+    level: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -701,6 +773,99 @@ class Relaxation:
     allowed: float
     needed: float | None
     candidate: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What a lever changed between two files that differ in it alone, or several levers together.
+
+    Attributes:
+        levers: what was done, such as "scale resnet-m" or "int8_static"; several where no file between them was measured.
+        before: id of the candidate without it; None is the reference as a float PyTorch module.
+        after: id of the candidate with it.
+        latency: that of the file with it over that of the one without.
+        size_ratio: the same of bytes on disk.
+    """
+
+    levers: tuple[str, ...]
+    before: str | None
+    after: str
+    latency: Interval
+    size_ratio: float
+
+    @property
+    def faster(self) -> bool:
+        """Whether the whole interval of the latency's ratio says so."""
+        return self.latency.high < 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """A plan that differs from the chosen one in one lever, and why it was not chosen.
+
+    Attributes:
+        change: the difference in words, such as "scale resnet-l instead of resnet-m".
+        lever: which one differs.
+        why: breaks (a limit); unsure (the test split would probably not prove its quality); dearer (costs more); worse (in quality);
+            close (no worse, as far as the noise of the latencies tells); further (from the budget, which nothing keeps); stopped,
+            beaten, failed, untried (as its candidate); harsher (than one that was stopped or failed); unpromising (not tried since it
+            was predicted not to be the best that fits); open (predicted to be worth a trial, but the search had ended); needless (it
+            only repairs what the chosen one loses).
+        candidate: its id, where the record has it.
+        latency: over that of the chosen file; None where nothing is known of it.
+        size_ratio: the same of bytes on disk.
+        because: id of the candidate that it is harsher than.
+        drop: of quality against the reference, where it is predicted.
+        chance: predicted, that it keeps every limit and is better than the best that was tried.
+    """
+
+    plan: Plan
+    change: str
+    lever: str
+    why: Why
+    candidate: str | None = None
+    latency: Interval | None = None
+    size_ratio: float | None = None
+    because: str | None = None
+    drop: Interval | None = None
+    chance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why the chosen candidate is what it is, from files that were measured.
+
+    Attributes:
+        waterfall: from the reference as a float PyTorch module to the chosen file, one lever after the other.
+        neighbours: plans that differ from the chosen one in one lever, the most telling first.
+        levers: every lever that was measured with and without, all else being equal.
+    """
+
+    waterfall: tuple[Gain, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    levers: tuple[Gain, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """What the search did, and why it ended.
+
+    Attributes:
+        plans: that the space holds, each once.
+        tried: of them, on whichever run of this folder.
+        most: that were to be tried.
+        ended: "done": no plan that is left is expected to be the best that fits; "trials", "time": a limit was reached; "target": something
+            fits, which was all that was wanted.
+        promising: plans that were left although they might be better.
+        set_aside: suggestions of Optuna's that were not tried because of what was predicted of them.
+    """
+
+    plans: int
+    tried: int
+    most: int
+    ended: Literal["done", "trials", "time", "target"]
+    promising: int = 0
+    set_aside: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -715,6 +880,10 @@ class RunRecord:
         relaxations: what each limit would have to be for a tried candidate to fit, when nothing does.
         searched: whether the chosen plan was found; if not, the caller named it.
         file_speedup: where it was named, how many times faster the chosen file is than the whole model's, in the same rounds.
+        search: what the search did; None where nothing was searched.
+        explanation: why the chosen candidate is what it is; None where nothing was searched.
+        examples_evaluated: validation examples that all candidates were scored on, together; None where nobody counted.
+        examples_in_full: how many that would have been without stopping early.
     """
 
     version: str
@@ -743,6 +912,10 @@ class RunRecord:
     warnings: tuple[str, ...] = ()
     searched: bool = True
     file_speedup: Interval | None = None
+    examples_evaluated: int | None = None
+    examples_in_full: int | None = None
+    search: SearchRecord | None = None
+    explanation: Explanation | None = None
 
     def candidate(self, candidate_id: str) -> Candidate:
         """The candidate of that name.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +16,14 @@ from sizewise.pipeline.progress import PlainProgress
 
 # Speed is not judged here: one thread, no pauses between timings, one rate.
 TASK = """
-from functools import partial
 import sizewise
 from sizewise.devices import loader
-from sizewise.pipeline import fit
+from sizewise.search import levers
 from sizewise.profile.timing import time_interleaved
 from sizewise.testing import tiny_task
 loader.usable_threads = lambda: 1
 time_interleaved.__kwdefaults__["settle_s"] = 0.0
-fit.plans_for = partial(fit.plans_for, rates=(0.5,))
+levers.PRUNING_RATES = (0.5,)
 task = tiny_task(32)
 task.models = {"small": task.models["small"]}
 task.reference = "small"
@@ -58,6 +58,7 @@ def test_help_names_the_commands_without_importing_torch(tmp_path: Path) -> None
     [
         (("fit", "digits", "--out", "o", "--latancy", "5ms"), ["--latency"]),
         (("fit", "digits", "--out", "o", "--latency", "5 mss"), ["'mss'", "did you mean 'ms'"]),
+        (("fit", "digits", "--out", "o", "--trials", "0"), ["--trials", "greater than or equal to 1"]),
         (("fitt",), ["fitt"]),
     ],
 )
@@ -126,20 +127,22 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "task.py").write_text(TASK)
-    return folder, sizewise("fit", "task.py", "--out", "o", "--size", "1MB", "--max-drop", "50%", "--json", cwd=folder)
+    return folder, sizewise("fit", "task.py", "--out", "o", "--size", "1MB", "--max-drop", "50%", "--trials", "4", "--json", cwd=folder)
 
 
 def test_json_prints_the_record_alone(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = finished
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((folder / "o" / "run.json").read_text())
-    assert "[5/6]" in done.stderr, "progress goes to stderr, as plain lines in a pipe"
+    assert re.search(r"^\[\d+/6\] small: int8_static", done.stderr, re.MULTILINE), "progress goes to stderr, as plain lines in a pipe"
     assert "\x1b" not in done.stderr
 
 
 def test_resuming_a_finished_run_prints_where_everything_is(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = finished
-    done = sizewise("fit", "task:task", "--out", "o", "--size", "1MB", "--max-drop", "50%", "--resume", "--quiet", cwd=folder)
+    done = sizewise(
+        "fit", "task:task", "--out", "o", "--size", "1MB", "--max-drop", "50%", "--trials", "4", "--resume", "--quiet", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.rstrip().splitlines()[-2:] == ["report: o/report.html", "model:  o/model.onnx"]
@@ -147,11 +150,30 @@ def test_resuming_a_finished_run_prints_where_everything_is(finished: tuple[Path
 
 def test_an_impossible_budget_exits_5_with_the_nearest_bundle(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = finished
-    done = sizewise("fit", "task.py", "--out", "o", "--size", "10B", "--max-drop", "50%", "--resume", cwd=folder)
+    done = sizewise("fit", "task.py", "--out", "o", "--size", "10B", "--max-drop", "50%", "--trials", "4", "--resume", cwd=folder)
     assert done.returncode == 5
     assert "allowed 10 B" in done.stderr
     assert "would fit" in done.stderr
     assert (folder / "o" / "SHA256SUMS").exists()
+
+
+def test_the_bundle_replays_to_the_same_file(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = finished
+    done = sizewise("replay", "o", "task.py", "--out", "again", "--quiet", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "the same file, bit for bit"
+    assert (folder / "again" / "model.onnx").read_bytes() == (folder / "o" / "model.onnx").read_bytes()
+    plan = json.loads((folder / "o" / "plan.json").read_text())
+    plan["made"]["sha256"] = "0" * 64
+    (folder / "other.json").write_text(json.dumps(plan))
+    other = sizewise("replay", "other.json", "task.py", "--out", "other", "--quiet", cwd=folder)
+    assert other.returncode == 6
+    assert "the replayed file is not the recorded one" in other.stderr
+
+
+def test_replay_wants_a_plan() -> None:
+    error = refused("replay", "nowhere.json", "digits", "--out", "o")
+    assert "no such plan" in str(error)
 
 
 def test_plain_lines_say_how_far_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:

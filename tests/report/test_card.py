@@ -34,7 +34,7 @@ def test_a_file_outside_the_budget_is_marked_at_the_top(infeasible: RunRecord) -
     text = render_card(infeasible, SNIPPET)
     assert text.index("> **OUTSIDE THE BUDGET.**") < text.index("## Figures")
     assert "> - latency: 41.2 us as tried, allowed at most 20.0 us" in text
-    assert "> - would fit with latency at most 41.2 us (resnet-s, int8_static)" in text
+    assert "> - would fit with latency at most 41.2 us, 2.1 times as much (resnet-s, int8_static: 41.2 us, 26.1 kB" in text
 
 
 def test_without_a_test_split_the_claim_is_weaker(record: RunRecord) -> None:

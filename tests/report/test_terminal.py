@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sizewise.report.terminal import WIDTH, summary
-from sizewise.types import Budget, Interval, RunRecord
+from sizewise.types import Budget, Interval, RunRecord, SearchRecord
 
 
 def lines_of(record: RunRecord) -> list[str]:
@@ -117,3 +117,17 @@ def test_reports_never_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("searched", "says"),
+    [
+        (SearchRecord(plans=812, tried=17, most=24, ended="done"), "17 of 812 plans tried: none that is left is expected"),
+        (SearchRecord(plans=812, tried=24, most=24, ended="trials", promising=1), "no more were to be tried; 1 plan left might be better."),
+        (SearchRecord(plans=812, tried=3, most=24, ended="time"), "the time limit was reached."),
+        (SearchRecord(plans=812, tried=1, most=24, ended="target"), "the first that fits was all that was wanted"),
+    ],
+)
+def test_it_says_how_far_the_search_went(record: RunRecord, searched: SearchRecord, says: str) -> None:
+    assert says in " ".join(summary(replace(record, search=searched)).split())
+    assert "plans tried" not in summary(record), "older records do not say"

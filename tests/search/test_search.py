@@ -1,4 +1,4 @@
-"""Plans, frontier, choice, nearest and relaxations."""
+"""Frontier, choice, nearest and relaxations."""
 
 from dataclasses import replace
 
@@ -7,10 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sizewise.search.frontier import best, mark_frontier, nearest, relaxations
-from sizewise.search.space import harsher, plans_for
-from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality, Step
-
-INT8 = Step(technique="int8_static")
+from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality
 
 
 def candidate(name: str, latency: float, size: int, quality: float, drop: float = 0.0) -> Candidate:
@@ -97,47 +94,3 @@ def test_a_loss_is_better_when_lower() -> None:
     low = replace(GOOD.measured, quality=Quality(metric="loss", higher_is_better=False, score=Interval.exact(0.5)))
     assert not Budget(min_quality="0.6").violations(low)
     assert [v.limit for v in Budget(min_quality="0.4").violations(low)] == ["min_quality"]
-
-
-def test_plans_come_mildest_first_and_have_names_of_their_own() -> None:
-    plans = plans_for("a", 0, quantization=INT8)
-    assert [p.label for p in plans][:3] == ["float", "int8_static", "channel_pruning(rate=0.4)"]
-    assert len({p.id for p in plans}) == len(plans) == 6
-    assert all("int8" not in p.label for p in plans_for("a", 0, quantization=None))
-
-
-def plan(*steps: Step, scale: str = "a") -> Plan:
-    return Plan(scale=scale, steps=steps)
-
-
-def test_harsher_plans_do_all_the_milder_does_and_more() -> None:
-    int8 = Step(technique="int8_static")
-    quarter, half = (Step(technique="channel_pruning", settings={"rate": r}) for r in (0.25, 0.5))
-    assert harsher(plan(quarter, int8), plan(quarter))
-    assert harsher(plan(half), plan(quarter))
-    assert harsher(plan(half, int8), plan(int8))
-    assert not harsher(plan(quarter), plan(half))
-    assert not harsher(plan(int8), plan(quarter))
-    assert not harsher(plan(half, scale="b"), plan(quarter))
-
-
-def test_with_a_recovery_every_pruning_is_followed_by_it_before_int8() -> None:
-    step = Step(technique="recovery", settings={"epochs": 1})
-    plans = plans_for("a", 0, quantization=INT8, rates=(0.5,), recovery=step)
-    assert [p.label for p in plans] == [
-        "float",
-        "int8_static",
-        "channel_pruning(rate=0.5) + recovery(epochs=1)",
-        "channel_pruning(rate=0.5) + recovery(epochs=1) + int8_static",
-    ]
-
-
-def test_a_recovery_makes_a_pruned_plan_no_harsher_than_one_without() -> None:
-    int8, recovery = Step(technique="int8_static"), Step(technique="recovery", settings={"epochs": 1})
-    longer = Step(technique="recovery", settings={"epochs": 9})
-    quarter, half = (Step(technique="channel_pruning", settings={"rate": r}) for r in (0.25, 0.5))
-    assert not harsher(plan(half, recovery), plan(quarter))
-    assert not harsher(plan(half, longer), plan(quarter, recovery))
-    assert harsher(plan(half, recovery), plan(quarter, recovery))
-    assert harsher(plan(half, recovery, int8), plan(int8)), "nothing was pruned there that it could heal"
-    assert harsher(plan(half, recovery, int8), plan(half, recovery))

@@ -15,13 +15,11 @@ import sizewise
 from sizewise.devices.loader import load_device
 from sizewise.errors import PreconditionError, UnknownName, UsageError
 from sizewise.graph.trace import trace
-from sizewise.pipeline import fit
 from sizewise.pipeline.apply import apply_plan
 from sizewise.pipeline.train import train_scale
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs
 from sizewise.runtimes.onnxruntime import OnnxRuntime
-from sizewise.search.space import plans_for
 from sizewise.tasks.resize import Resized, read_levels
 from sizewise.tasks.task import Task, untrained
 from sizewise.testing import DictInput, NullRuntime, TinyConv, TwoInputs
@@ -383,7 +381,7 @@ class FixedSize(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _whole_models_only(brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "plans_for", partial(plans_for, rates=()))
+    monkeypatch.setattr("sizewise.search.levers.PRUNING_RATES", ())
 
 
 def _job(resize: Any = (4, 5), models: Any = None, labels_at: int = 8, **changes: Any) -> Task:
@@ -443,7 +441,7 @@ def test_every_size_is_prepared_shrunk_and_loads_back(sized: tuple[sizewise.Resu
     assert macs["conv"] > macs["conv@5"] > macs["conv@4"]
     measured = [candidate for candidate in found.record.candidates if candidate.measured]
     labels = {(c.plan.scale, c.plan.label) for c in measured}
-    assert {("conv@4", "float"), ("conv@4", "int8_static"), ("conv@4", "channel_pruning(rate=0.5) + int8_static")} <= labels
+    assert ("conv@4", "int8_static") in labels
     x = Inputs((torch.randn(3, 1, 8, 8),))
     for candidate in measured:
         folder = found.path / "trials" / candidate.id
@@ -460,7 +458,8 @@ def test_a_model_of_one_size_fails_at_the_others_and_the_rest_is_done(sized: tup
         if candidate.plan.scale.startswith("fixed@"):
             assert f"models[{candidate.plan.scale!r}]: the model failed on the example inputs" in str(candidate.reason)
     assert by_scale["fixed@4"] == by_scale["fixed@5"] == {"failed"}
-    assert "measured" in by_scale["fixed"] & by_scale["conv@4"]
+    assert "fixed" in {scale.name for scale in found.record.scales}
+    assert "measured" in by_scale["conv@4"]
     assert "fixed@4" in (found.path / "report.html").read_text()
     assert count.done == count.total > 0, "progress reaches its end although scales fail"
 

@@ -1,12 +1,13 @@
 """Recovery as a step of a plan."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sizewise.errors import PreconditionError, UsageError
+from sizewise.errors import PreconditionError, UnknownName, UsageError
 from sizewise.pipeline.apply import Applier, apply_plan, rebuild_plan
 from sizewise.protocols import Context, Inputs
 from sizewise.techniques.recovery import Recovery
@@ -83,6 +84,25 @@ def test_what_is_missing_is_said(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"epochs": 1, "seconds": 1}, {"epochs": -1}, {"lr": 0.0}, {"temperature": -1.0}])
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, float]) -> None:
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Recovery(**settings)
+
+
+def test_the_reference_teaches_where_it_is_asked_for() -> None:
+    """A smaller scale learns what the task's reference says, not what it says itself."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reference, small = TinyConv(width=16).eval(), TinyConv(width=8).eval()
+    inputs = [torch.randn(32, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    step = Step(technique="recovery", settings={"epochs": 10, "teacher": "reference"})
+    plain = Context(Inputs((inputs[0][:1],)), train=inputs)
+    with pytest.raises(PreconditionError, match="the task's reference model"):
+        apply_plan(small, plan(step), plain)
+    taught, _, _ = apply_plan(small, plan(step), replace(plain, reference=reference))
+    with torch.no_grad():
+        wanted = torch.cat([reference(x) for x in inputs])
+        before, after = ((torch.cat([model(x) for x in inputs]) - wanted).square().mean() for model in (small, taught))
+    assert after < 0.7 * before
+    with pytest.raises(UnknownName, match="teacher"):
+        Recovery(teacher="nobody")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from sizewise.data.statistics import reestimate_normalization
 from sizewise.errors import PreconditionError, SizewiseError, UnknownName, UnsupportedModel, UsageError
 from sizewise.pipeline.apply import apply_plan, make_technique
 from sizewise.protocols import Context, Inputs
-from sizewise.search.space import plans_for
+from sizewise.search.levers import low_rank_lever, pruning_lever
 from sizewise.testing.models import TinyConv
 from sizewise.types import Change, Plan, Step
 from sizewise.zoo.mobilenet import MobileNetV2
@@ -307,4 +307,5 @@ def test_a_record_of_another_model_is_refused() -> None:
 
 
 def test_fit_does_not_try_it() -> None:
-    assert not any(step.technique == "weight_pruning" for plan in plans_for("x", 0, quantization=None) for step in plan.steps)
+    levers = [pruning_lever("macs", recovers=False), low_rank_lever("params", recovers=False)]
+    assert not any(level.step and level.step.technique == "weight_pruning" for lever in levers for level in lever.levels)

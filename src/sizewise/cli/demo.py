@@ -6,6 +6,8 @@ from sizewise.cli.fit import AsJson, Debug, Out, Quiet, Resume, run
 
 __all__ = ["command"]
 
+TRIALS = 12  # of plans: about two minutes in all
+
 
 def command(
     out: Out = Path("runs/demo"),
@@ -18,4 +20,5 @@ def command(
     from sizewise.types import Budget
 
     budget = Budget(latency="5 ms", size="2 MB", memory="64 MB", max_drop="1 %")
-    run("digits", budget, out, as_json=json, quiet=quiet, runtime="onnxruntime", device="local", time_limit=None, resume=resume, seed=0)
+    where = {"runtime": "onnxruntime", "device": "local"}
+    run("digits", budget, out, as_json=json, quiet=quiet, **where, time_limit=None, trials=TRIALS, resume=resume, seed=0)

@@ -18,6 +18,10 @@ MinQuality = Annotated[str | None, typer.Option(help="Least quality, such as 95%
 RuntimeName = Annotated[str, typer.Option(help="What executes the file.")]
 DeviceName = Annotated[str, typer.Option(help="Where it is measured.")]
 TimeLimit = Annotated[str | None, typer.Option(help="No new work begins after this long, such as 10m.")]
+Trials = Annotated[int, typer.Option(min=1, help="Most plans that are tried.")]
+StopAtTarget = Annotated[bool, typer.Option("--stop-at-target", help="Stop as soon as a candidate fits the budget.")]
+Workers = Annotated[int, typer.Option(min=1, help="Plans that are tried beside each other, each on one thread (Linux).")]
+Storage = Annotated[str | None, typer.Option(help="Where the study is kept, such as sqlite:///study.db; in --out by default.")]
 Recover = Annotated[str | None, typer.Option(help="Train what was pruned, such as 1epoch or 10m, to do what the whole model does.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
@@ -37,6 +41,10 @@ def command(
     runtime: RuntimeName = "onnxruntime",
     device: DeviceName = "local",
     time_limit: TimeLimit = None,
+    trials: Trials = 24,
+    stop_at_target: StopAtTarget = False,
+    workers: Workers = 1,
+    storage: Storage = None,
     recover: Recover = None,
     resume: Resume = False,
     seed: Seed = 0,
@@ -49,7 +57,8 @@ def command(
 
     budget = Budget(latency, size, memory, max_drop, min_quality)
     where = {"runtime": runtime, "device": device}
-    run(task, budget, out, as_json=json, quiet=quiet, **where, time_limit=time_limit, recover=recover, resume=resume, seed=seed)
+    length = {"time_limit": time_limit, "trials": trials, "stop_at_target": stop_at_target, "workers": workers, "storage": storage}
+    run(task, budget, out, as_json=json, quiet=quiet, **where, **length, recover=recover, resume=resume, seed=seed)
 
 
 def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sizewise.cli import compress, demo, devices, fit, profile, prune, quantize, select
+from sizewise.cli import compress, demo, devices, fit, profile, prune, quantize, replay, select
 from sizewise.errors import SizewiseError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app.command("fit")(fit.command)
 app.command("prune")(prune.command)
 app.command("quantize")(quantize.command)
 app.command("compress")(compress.command)
+app.command("replay")(replay.command)
 app.command("select")(select.command)
 app.command("profile")(profile.command)
 app.command("devices")(devices.command)

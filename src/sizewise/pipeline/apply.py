@@ -73,7 +73,7 @@ class Applier:
         self._kept: _State | None = None
 
     def apply(self, model: nn.Module, plan: Plan, context: Context) -> tuple[nn.Module, Plan, tuple[Change, ...]]:
-        """Run a plan's steps on a copy of `model`.
+        """Run a plan's steps on a copy of `model`. Steps that have a record repeat the choices in it (`Context.chosen`).
 
         Returns:
             the shrunk module in inference mode, the plan with every step's record filled in, and what each step did.
@@ -106,7 +106,7 @@ class Applier:
 def _after(state: _State, step: Step, context: Context) -> _State:
     technique = make_technique(step.technique, step.settings)
     _check_traits(step.technique, technique, state.traits)
-    module, change = run_technique(technique, state.module, context)
+    module, change = run_technique(technique, state.module, replace(context, chosen=step.record))
     _check_outputs(step.technique, module, context)
     traits = state.traits & ~technique.removes | technique.gives
     return replace(state, module=module, traits=traits, steps=(*state.steps, step), changes=(*state.changes, change))

@@ -1,5 +1,6 @@
 """From tried candidates to the outcome: finalists side by side, the choice, the verdict, the record."""
 
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -9,21 +10,35 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
+from jaxtyping import Float
+from numpy import ndarray
+
 from sizewise.errors import UnsupportedModel
+from sizewise.evaluate.paired import median_interval
+from sizewise.evaluate.proof import ERROR, confidence_at
 from sizewise.evaluate.scoring import module_call, quality, score
+from sizewise.pipeline.looks import Look, Looks
 from sizewise.pipeline.scales import Prepared
+from sizewise.pipeline.settle import matter_after_all, score_in_full
 from sizewise.pipeline.setup import Setup, version
 from sizewise.pipeline.trial import Bench, measure_memory
-from sizewise.pipeline.verdict import judge
+from sizewise.pipeline.verdict import NO_TEST, judge
 from sizewise.profile.timing import Timings, time_interleaved
-from sizewise.search.frontier import best, mark_frontier, nearest, rank_key, relaxations
-from sizewise.types import Candidate, Interval, Quality, RunRecord
+from sizewise.search.explain import Reference, companions, explain
+from sizewise.search.frontier import best, limits_quality, mark_frontier, nearest, rank_key, relaxations
+from sizewise.search.untried import Outlook, untried_neighbours
+from sizewise.types import Candidate, Explanation, Interval, Quality, RunRecord
 
 __all__ = ["conclude"]
 
+Scores = Float[ndarray, " n"]
+NOT_LOOKED = "the test split was not looked at, since nothing fits"
 FINALISTS = 6
 ROUNDS = 31
+BLOCK_S = 0.02
 MEMORY_RUNS = 7
+COMPANIONS = 12  # files that are timed beside the finalists to tell what each lever bought,
+COMPANIONS_S = 60.0  # as many as that takes
 
 
 @dataclass(frozen=True)
@@ -31,19 +46,25 @@ class _Final:
     """What the finalists' rounds tell.
 
     Attributes:
-        candidates: all of them, the finalists' latencies replaced by those of the rounds.
+        candidates: all of them, latencies replaced by those of the rounds where they took part.
         chosen: the best that fits by these latencies, else the nearest.
         fits: whether the chosen one does.
         torch_latency: per scale, of its float PyTorch module in the same rounds.
+        bounds: of the chosen file's latency, each of its ends a one-sided bound.
         speedup: how many times faster the chosen file is than the reference's module.
         file_speedup: and than the whole model's file, where the plan was given.
+        timed: the rounds.
+        took_part: ids of the candidates that were timed in them.
     """
 
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     fits: bool
     torch_latency: dict[str, Interval]
+    bounds: Interval
     speedup: Interval
+    timed: Timings
+    took_part: frozenset[str]
     file_speedup: Interval | None = None
 
 
@@ -56,6 +77,7 @@ def conclude(
     facts: dict[str, Any],
     *,
     given: str | None = None,
+    expected: Outlook | None = None,
 ) -> RunRecord:
     """Choose, judge, and write everything into a record.
 
@@ -67,23 +89,33 @@ def conclude(
         candidates: all of them, whatever their status.
         facts: fingerprint and data facts, as fields of the record.
         given: id of the candidate that is chosen, whatever the others are; they are measured as closely, to compare with.
+        expected: what the search expects of the plans that it did not try.
 
     Raises:
         UnsupportedModel: nothing could be measured.
     """
+    candidates = [_with_chance(c, bench) for c in candidates]
+    if not any(c.measured for c in candidates):
+        candidates = score_in_full(candidates, matter_after_all(candidates, setup.budget), setup, bench)
     if not any(c.measured for c in candidates):
         raise UnsupportedModel("no candidate could be measured", got="; ".join(dict.fromkeys(str(c.reason) for c in candidates))[:600])
     setup.progress.working("measuring the finalists side by side" if given is None else "measuring the files side by side")
     final = _finals(setup, prepared, reference, candidates, given)
-    setup.progress.working(f"{final.chosen.plan.scale}: {final.chosen.plan.label}: judging on the test split")
+    while given is None and (wanted := matter_after_all(final.candidates, setup.budget)):
+        candidates = score_in_full(candidates, wanted, setup, bench)
+        final = _finals(setup, prepared, reference, candidates, given)
+    tests = final.fits or given is not None  # a look is not spent on a file that is outside the budget anyhow
+    setup.progress.working(f"{final.chosen.plan.scale}: {final.chosen.plan.label}: {'judging on the test split' if tests else 'judging'}")
     closely = {final.chosen.id} if given is None else {c.id for c in candidates if c.measured}
     everything = tuple(_with(c, memory=_memory(setup, bench, c)) if c.id in closely else c for c in final.candidates)
     chosen = next(c for c in everything if c.id == final.chosen.id)
     assert chosen.measured is not None
-    reference_test, test = _test_quality(setup, bench, chosen)
-    verdict = judge(setup.budget, chosen.measured, test)
+    tested = _on_test(setup, bench, chosen, reference) if tests else _Tested()
+    bounded = replace(chosen.measured, latency=final.bounds)
+    untested = NO_TEST if setup.test is None else NOT_LOOKED
+    verdict = judge(setup.budget, bounded, tested.chosen, bounds=tested.bounds, look=tested.look, untested=untested)
     return RunRecord(
-        **facts,
+        **{**facts, "data": _with_order(facts["data"], bench)},
         version=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.monotonic() - setup.begin,
@@ -95,7 +127,7 @@ def conclude(
         seed=setup.seed,
         versions={**_versions(), **setup.runtime.versions()},
         reference=reference,
-        reference_quality=reference_test or quality(prepared[reference].scores, setup.task.metric),
+        reference_quality=tested.reference or quality(prepared[reference].scores, setup.task.metric),
         reference_torch_latency=final.torch_latency[reference],
         reference_weight_bytes=prepared[reference].record.cost.weight_bytes,
         scales=tuple(replace(p.record, torch_latency=final.torch_latency[name]) for name, p in prepared.items()),
@@ -105,17 +137,59 @@ def conclude(
         speedup=final.speedup,
         verdict=verdict,
         relaxations=() if final.fits else relaxations(everything, setup.budget),
-        warnings=tuple(setup.warnings),
+        warnings=(*setup.warnings, *_unraced(setup, bench)),
         searched=given is None,
+        explanation=_explained(setup, prepared, reference, final, chosen, expected) if given is None else None,
         file_speedup=final.file_speedup,
+        examples_evaluated=sum(c.evaluated or 0 for c in everything),
+        examples_in_full=sum(c.in_full or 0 for c in everything),
+    )
+
+
+def _with_order(data: dict[str, Any], bench: Bench) -> dict[str, Any]:
+    """How validation was read for the races, where there were any."""
+    return {**data, "validation": {**data["validation"], "order": bench.sample.how}} if bench.sample.how else data
+
+
+def _unraced(setup: Setup, bench: Bench) -> list[str]:
+    if math.isfinite(bench.metric.best) or not limits_quality(setup.budget):
+        return []
+    return [f"nobody knows the best score of {bench.metric.name} (Metric.bounds), so every candidate was scored on all validation examples"]
+
+
+def _with_chance(candidate: Candidate, bench: Bench) -> Candidate:
+    """Told anew, since the next look at the test split may err less than the one that was next when it was measured."""
+    return replace(candidate, proof_chance=bench.proof_chance(candidate.measured.quality)) if candidate.measured else candidate
+
+
+def _explained(
+    setup: Setup, prepared: dict[str, Prepared], reference: str, final: _Final, chosen: Candidate, expected: Outlook | None
+) -> Explanation:
+    def timed(before: str | None, after: str) -> Interval | None:
+        names = {after} if before is None else {before, after}
+        start = _torch_key(reference) if before is None else _file_key(before)
+        return final.timed.ratio(_file_key(after), start) if names <= final.took_part else None
+
+    scales = setup.task.scales
+    untried = untried_neighbours(expected, chosen, final.candidates, scales) if expected is not None else ()
+    return explain(final.candidates, chosen, setup.budget, _beginning(setup, prepared, reference), timed=timed, untried=untried)
+
+
+def _beginning(setup: Setup, prepared: dict[str, Prepared], reference: str) -> Reference:
+    return Reference(
+        scale=reference,
+        size_bytes=prepared[reference].record.cost.weight_bytes,
+        runtime=setup.runtime.name,
+        scales=setup.task.scales,
     )
 
 
 def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candidates: Sequence[Candidate], given: str | None) -> _Final:
-    """Time the best candidates (or the nearest one) and every scale's torch module in the same rounds, then choose."""
+    """Time the best candidates (or the nearest one), what explains them and every scale's torch module in the same rounds, then choose."""
     finalists = _best_ones(setup, candidates) if given is None else [c for c in candidates if c.measured]
-    timed = _time(setup, prepared, finalists)
-    names = {c.id for c in finalists}
+    beside = _beside(setup, prepared, reference, candidates, finalists) if given is None else []
+    timed = _time(setup, prepared, [*finalists, *beside])
+    names = frozenset(c.id for c in [*finalists, *beside])
     updated = mark_frontier([_timed(c, timed, reference) if c.id in names else c for c in candidates])
     closely = [c for c in updated if c.id in names and given in (None, c.id)]
     best_now = best(closely, setup.budget)
@@ -127,7 +201,10 @@ def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candida
         chosen=chosen,
         fits=best_now is not None,
         torch_latency={scale: timed.latency(_torch_key(scale)) for scale in prepared},
+        bounds=median_interval(timed.samples[_key(chosen)], confidence_at(ERROR)),
         speedup=timed.ratio(_torch_key(reference), _key(chosen)),
+        timed=timed,
+        took_part=names,
         file_speedup=timed.ratio(_key(whole), _key(chosen)) if whole else None,
     )
 
@@ -138,15 +215,29 @@ def _best_ones(setup: Setup, candidates: Sequence[Candidate]) -> list[Candidate]
     return sorted(fitting, key=lambda c: rank_key(c, setup.budget))[:FINALISTS] or [c for c in [close] if c]
 
 
-def _time(setup: Setup, prepared: dict[str, Prepared], finalists: Sequence[Candidate]) -> Timings:
+def _beside(
+    setup: Setup, prepared: dict[str, Prepared], reference: str, candidates: Sequence[Candidate], finalists: Sequence[Candidate]
+) -> list[Candidate]:
+    """What is timed beside the finalists to explain them, within a minute."""
+    found, spent = list[Candidate](), 0.0
+    for candidate in companions(candidates, finalists, _beginning(setup, prepared, reference))[:COMPANIONS]:
+        file = candidate.measured or candidate.partly
+        assert file is not None
+        spent += ROUNDS * max(BLOCK_S, 5 * file.latency.value)
+        if spent <= COMPANIONS_S:
+            found.append(candidate)
+    return found
+
+
+def _time(setup: Setup, prepared: dict[str, Prepared], candidates: Sequence[Candidate]) -> Timings:
     example, threads = setup.task.example, setup.device.threads
     calls: dict[str, Callable[[], object]] = {}
     for scale, found in prepared.items():
         calls[_torch_key(scale)] = partial(module_call(found.module), example)
-    for candidate in finalists:
+    for candidate in candidates:
         path = setup.store.folder(candidate.plan) / setup.runtime.file_name
         calls[_key(candidate)] = setup.runtime.load(path, threads=threads).prepare(example)
-    return time_interleaved(calls, rounds=ROUNDS, block_s=0.02, seed=setup.seed)
+    return time_interleaved(calls, rounds=ROUNDS, block_s=BLOCK_S, seed=setup.seed)
 
 
 def _torch_key(scale: str) -> str:
@@ -154,12 +245,19 @@ def _torch_key(scale: str) -> str:
 
 
 def _key(candidate: Candidate) -> str:
-    return f"file {candidate.id}"
+    return _file_key(candidate.id)
+
+
+def _file_key(candidate_id: str) -> str:
+    return f"file {candidate_id}"
 
 
 def _timed(candidate: Candidate, timed: Timings, reference: str) -> Candidate:
     ratio = timed.ratio(_key(candidate), _torch_key(reference)).value
-    return _with(candidate, latency=timed.latency(_key(candidate)), latency_ratio=ratio)
+    latency = timed.latency(_key(candidate))
+    if candidate.partly is not None:
+        return replace(candidate, partly=replace(candidate.partly, latency=latency, latency_ratio=ratio))
+    return _with(candidate, latency=latency, latency_ratio=ratio)
 
 
 def _with(candidate: Candidate, **figures: Any) -> Candidate:
@@ -171,15 +269,43 @@ def _memory(setup: Setup, bench: Bench, candidate: Candidate) -> Interval:
     return measure_memory(bench, setup.store.folder(candidate.plan) / setup.runtime.file_name, times=MEMORY_RUNS)
 
 
-def _test_quality(setup: Setup, bench: Bench, chosen: Candidate) -> tuple[Quality | None, Quality | None]:
-    """Quality of the reference and of the chosen file on the test split, compared example by example."""
-    if setup.test is None:
-        return None, None
-    runner = setup.runtime.load(setup.store.folder(chosen.plan) / setup.runtime.file_name, threads=setup.device.threads)
-    metric = setup.task.metric
-    of_reference = score(bench.reference_call, setup.test, metric, bench.reference_call)
-    of_chosen = score(runner, setup.test, metric, bench.reference_call)
-    return quality(of_reference, metric), quality(of_chosen, metric, of_reference)
+@dataclass(frozen=True)
+class _Tested:
+    """What the test split says, example by example beside the reference; nothing where the task has none.
+
+    Attributes:
+        reference: the reference's quality.
+        chosen: the chosen file's.
+        bounds: the same with intervals whose ends are one-sided bounds at the look's level.
+        look: which one it was.
+    """
+
+    reference: Quality | None = None
+    chosen: Quality | None = None
+    bounds: Quality | None = None
+    look: Look | None = None
+
+
+def _on_test(setup: Setup, bench: Bench, chosen: Candidate, reference: str) -> _Tested:
+    """Look at the test split, unless these bytes were looked at before: then their scores are known."""
+    test, metric, artefact = setup.test, setup.task.metric, chosen.artefact
+    if test is None or artefact is None:
+        return _Tested()
+
+    def scores_of_chosen() -> Scores:
+        runner = setup.runtime.load(setup.store.folder(chosen.plan) / setup.runtime.file_name, threads=setup.device.threads)
+        return score(runner, test, metric, bench.reference_call)
+
+    looks = Looks(setup.store, test.fingerprint or "")
+    look = looks.take(artefact.sha256)
+    of_reference = looks.scores(f"reference {reference}", lambda: score(bench.reference_call, test, metric, bench.reference_call))
+    of_chosen = looks.scores(f"{artefact.sha256} beside {reference}", scores_of_chosen)
+    return _Tested(
+        quality(of_reference, metric),
+        quality(of_chosen, metric, of_reference),
+        quality(of_chosen, metric, of_reference, confidence_at(look.level)),
+        look,
+    )
 
 
 def _versions() -> dict[str, str]:

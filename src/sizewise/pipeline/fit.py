@@ -1,29 +1,35 @@
 """The main job: from a task and a budget to one measured file."""
 
-from collections.abc import Sequence
+import hashlib
+from contextlib import closing
 from pathlib import Path
 
 from sizewise.devices.loader import load_device
 from sizewise.errors import BudgetInfeasible, UsageError
-from sizewise.evaluate.scoring import quality
 from sizewise.pipeline.conclude import conclude
+from sizewise.pipeline.crew import make_hands
 from sizewise.pipeline.export import find_runtime
-from sizewise.pipeline.quantize import quantization_step, scheme_by_work
+from sizewise.pipeline.levers import make_space
 from sizewise.pipeline.recover import recovery_for
 from sizewise.pipeline.result import Result, finish
 from sizewise.pipeline.scales import Prepared, pick_reference, prepare_scales
+from sizewise.pipeline.searching import Limits, finished_before, module_latencies, plan_search, search
 from sizewise.pipeline.setup import Setup, fingerprint, make_setup, read_data
 from sizewise.pipeline.store import Store
-from sizewise.pipeline.trial import Bench, hopeless, make_bench, outcome, run_trial
+from sizewise.pipeline.trial import make_bench
 from sizewise.profile.timing import threads
 from sizewise.protocols import Progress, Runtime, Silent
 from sizewise.report._format import limit_value
-from sizewise.search.space import harsher, plans_for
+from sizewise.search.space import Space
+from sizewise.search.study import Study, owner_of, sqlite_url
+from sizewise.search.untried import outlook
 from sizewise.tasks.task import Task
 from sizewise.types import Budget, Candidate, Device, Plan, RunRecord, Step
 from sizewise.units import parse_seconds
 
-__all__ = ["Result", "fit"]
+__all__ = ["TRIALS", "Result", "fit"]
+
+TRIALS = 24
 
 
 def fit(
@@ -35,14 +41,20 @@ def fit(
     *,
     resume: bool = False,
     time_limit: str | float | None = None,
+    trials: int = TRIALS,
+    stop_at_target: bool = False,
+    workers: int = 1,
+    storage: str | None = None,
     recover: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
     """Find the smallest and fastest file that keeps the budget, and prove it.
 
-    Every scale is profiled, trained if it is untrained, and scored in float; plans (int8, channel pruning, both) are tried
-    mildest first, dropping those that are already hopeless; every file is lowered, loaded back from disk and measured.
+    Every scale is profiled, trained if it is untrained, and scored in float. Then plans are tried: scales, channel pruning, low rank
+    factors, precision and recovery together, each at several levels. Mild plans come first; what they measured predicts the others, and
+    those are tried that may be the best that fits, until none is left or a limit is reached. Every file is lowered, loaded back from disk
+    and measured.
     With a quality limit in the budget the fitting candidate with the smallest product of latency and size is chosen,
     without one the best in quality. The chosen file is then judged on the test split.
 
@@ -54,8 +66,14 @@ def fit(
         out: the run folder, absent or empty unless `resume`; it becomes the bundle.
         resume: go on with an interrupted run in `out`; finished candidates are not repeated.
         time_limit: no new work begins after this long, such as "10m"; what was not tried is recorded.
+        trials: most plans that are tried, those of an interrupted run that goes on among them.
+        stop_at_target: stop as soon as a candidate fits the budget.
+        workers: plans that are tried beside each other, each by a process of its own on one thread (Linux); while a file is timed, all
+            others hold still. One tries them in this process, on all threads.
+        storage: where the study is kept, any address that Optuna takes as a storage; `study.db` in the run folder by default. Runs of the
+            same task and budget that share one, each in a folder of its own, share out the plans.
         recover: train every pruned model for so long, "1epoch" or "10m", to do what the whole one does, on the task's train
-            data, with or without targets; see `sizewise.recover`.
+            data, with or without targets; see `sizewise.recover`. Smaller scales may then also learn from the reference.
         seed: of everything random.
         progress: where to report to.
 
@@ -66,12 +84,16 @@ def fit(
         PreconditionError: models or data that cannot be used.
         UnsupportedModel: no candidate can be exported.
     """
+    if trials < 1:
+        raise UsageError("at least one plan is tried", where="trials", got=str(trials))
+    if workers < 1:
+        raise UsageError("at least one worker tries plans", where="workers", got=str(workers))
     limit_s = parse_seconds(time_limit, "time_limit") if time_limit is not None else None
     recovery = recovery_for(task, recover) if recover is not None else None
     found, place = find_runtime(runtime), _measured(load_device(device))
     setup = make_setup(task, budget, found, place, Store(Path(out), resume=resume), seed, progress or Silent(), limit_s)
     with threads(place.threads):
-        return _run(setup, recovery)
+        return _run(setup, recovery, Limits(trials, stop_at_target), storage, workers)
 
 
 def _measured(device: Device) -> Device:
@@ -86,81 +108,50 @@ def _measured(device: Device) -> Device:
     return device
 
 
-def _run(setup: Setup, recovery: Step | None) -> Result:
+def _run(setup: Setup, recovery: Step | None, limits: Limits, storage: str | None, workers: int) -> Result:
     data = read_data(setup)
     identity = fingerprint(setup, data)
     setup.store.identify(identity, setup.task.name)
-    each = len(plans_for("", setup.seed, quantization=_quantization(setup, None), recovery=recovery))
-    setup.progress.start((1 + each) * len(setup.task.scales) + 1)
+    setup.progress.start(len(setup.task.scales) + limits.trials + 1)
     prepared = prepare_scales(setup)
-    steps = {scale: _quantization(setup, prepared.get(scale)) for scale in setup.task.scales}
-    plans = {scale: plans_for(scale, setup.seed, quantization=step, recovery=recovery) for scale, step in steps.items()}
     reference = pick_reference(setup.task, prepared)
     bench = make_bench(setup, prepared[reference])
-    order = sorted(prepared, key=lambda scale: -prepared[scale].record.cost.macs)
-    candidates = _try_all(setup, [plan for scale in order for plan in plans[scale]], prepared, bench)
-    candidates += _unprepared(setup, [plan for scale in plans if scale not in prepared for plan in plans[scale]])
+    latencies = module_latencies(setup, prepared)
+    space = make_space(setup, prepared, reference, recovery)
+    finished = finished_before(setup, bench, prepared)
+    with closing(_study(setup, space, identity, storage)) as study:
+        planner = plan_search(setup, bench, prepared, reference, space, study, latencies, finished)
+        with make_hands(setup, bench, prepared, workers) as hands:
+            candidates, searched = search(setup, bench, prepared, planner, hands, limits, finished)
+        expected = outlook(planner)
+    candidates += _unprepared(setup, prepared)
     if left := sum(c.status == "untried" for c in candidates):
         setup.warnings.append(f"the time limit was reached: {left} of {len(candidates)} plans were not tried; --resume goes on")
-    record = conclude(setup, bench, prepared, reference, candidates, {"fingerprint": identity, "data": data})
+    facts = {"fingerprint": identity, "data": data, "search": searched}
+    record = conclude(setup, bench, prepared, reference, candidates, facts, expected=expected)
     result = finish(setup, record)
     if record.feasible:
         return result
     raise BudgetInfeasible(_why_infeasible(record), result=result, hint=_what_helps(record))
 
 
-def _quantization(setup: Setup, scale: Prepared | None) -> Step | None:
-    """The step that suits a scale by what it computes; static where that is not known."""
-    if setup.runtime.scheme is None:
-        return None
-    found = scheme_by_work(scale.record.cost, data=setup.context.calibration is not None) if scale is not None else "static"
-    return quantization_step("int8", found)
+def _study(setup: Setup, space: Space, identity: str, storage: str | None) -> Study:
+    """The study of this run's plans under this budget: another budget has another, since limits are part of what trials are told."""
+    plans = repr([space.plan(point).id for point in space.points])
+    name = hashlib.sha256(repr((identity, setup.budget, plans)).encode()).hexdigest()[:12]
+    url = storage or sqlite_url(setup.store.out / "study.db")
+    return Study(space, url, f"{setup.task.name} {name}", owner_of(setup.store.out), setup.seed)
 
 
-def _try_all(setup: Setup, plans: Sequence[Plan], prepared: dict[str, Prepared], bench: Bench) -> list[Candidate]:
-    done: list[Candidate] = []
-    for plan in plans:
-        label = f"{plan.scale}: {plan.label}"
-        candidate = setup.store.candidate(plan)
-        if candidate is None:
-            setup.progress.working(label)
-            candidate = _give_up(setup, plan, done, prepared[plan.scale], bench)
-            if candidate is None:
-                candidate = run_trial(prepared[plan.scale].module, plan, setup.store.clear(plan), bench)
-            if candidate.status != "untried":
-                setup.store.save_candidate(candidate)
-        done.append(candidate)
-        setup.progress.advance(f"{label}: {outcome(candidate)}")
-    return done
-
-
-def _give_up(setup: Setup, plan: Plan, done: Sequence[Candidate], scale: Prepared, bench: Bench) -> Candidate | None:
-    """A candidate that is not worth trying, with the reason; None when it is."""
-    if done and setup.late:
-        return _untried(setup, plan)
-    reason = None
-    found = quality(scale.scores, setup.task.metric, bench.reference_scores)
-    if plan.steps and (why := hopeless(found, setup.budget)):
-        reason = f"not tried: in float, {why}"
-    else:
-        milder = [other for other in done if other.status == "stopped" and harsher(plan, other.plan)]
-        reason = f"not tried: {milder[0].plan.label} was stopped already" if milder else None
-    return Candidate(id=setup.store.identifier(plan), plan=plan, status="stopped", reason=reason) if reason else None
-
-
-def _untried(setup: Setup, plan: Plan) -> Candidate:
-    return Candidate(id=setup.store.identifier(plan), plan=plan, status="untried", reason="the time limit was reached")
-
-
-def _unprepared(setup: Setup, plans: Sequence[Plan]) -> list[Candidate]:
-    """What became of plans whose scale failed, or was not prepared in time."""
-    if failed := sum(plan.scale in setup.failed for plan in plans):
-        setup.progress.advance(f"{', '.join(setup.failed)}: nothing to try", units=failed)
-    return [_failed(setup, plan) if plan.scale in setup.failed else _untried(setup, plan) for plan in plans]
-
-
-def _failed(setup: Setup, plan: Plan) -> Candidate:
-    return Candidate(id=setup.store.identifier(plan), plan=plan, status="failed", reason=setup.failed[plan.scale])
+def _unprepared(setup: Setup, prepared: dict[str, Prepared]) -> list[Candidate]:
+    """What became of scales that failed, or were not prepared in time; their plan is to take them as they are."""
+    found = []
+    for scale in setup.task.scales:
+        if scale not in prepared:
+            plan, failed = Plan(scale=scale, seed=setup.seed), setup.failed.get(scale)
+            reason = failed or "the time limit was reached"
+            found.append(Candidate(id=setup.store.identifier(plan), plan=plan, status="failed" if failed else "untried", reason=reason))
+    return found
 
 
 def _why_infeasible(record: RunRecord) -> str:

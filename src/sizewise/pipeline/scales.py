@@ -19,7 +19,7 @@ from sizewise.tasks.task import Task
 from sizewise.types import ScaleRecord
 from sizewise.units import format_count, format_seconds
 
-__all__ = ["Prepared", "pick_reference", "prepare_scales"]
+__all__ = ["Prepared", "pick_reference", "prepare_scales", "scale_module"]
 
 Scores = Float[ndarray, " n"]
 
@@ -64,7 +64,7 @@ def prepare_scales(setup: Setup) -> dict[str, Prepared]:
 
 def _prepare(setup: Setup, scale: str, reference: Call | None) -> Prepared:
     """Build, profile and score the scale, or take what is known of it from the store."""
-    module, how = _module(setup, scale)
+    module, how = scale_module(setup, scale)
     if known := setup.store.scale(scale):
         return Prepared(known[0], module, known[1])
     setup.progress.working(f"{scale}: profiling and scoring in float")
@@ -75,7 +75,7 @@ def _prepare(setup: Setup, scale: str, reference: Call | None) -> Prepared:
     return Prepared(record, module, scores)
 
 
-def _module(setup: Setup, scale: str) -> tuple[nn.Module, str]:
+def scale_module(setup: Setup, scale: str) -> tuple[nn.Module, str]:
     """The scale's float module in inference mode, trained (or its trained weights loaded), and how it came to be."""
     task, seed = setup.task, setup.seed
     if not task.is_untrained(scale):
@@ -107,7 +107,7 @@ def _relative_reference(setup: Setup) -> Call | None:
     if chosen is None:
         macs = {name: static_cost(task.build(name, setup.seed), task.example).macs for name in task.models}
         chosen = max(macs, key=lambda name: (macs[name], name))
-    return module_call(_module(setup, chosen)[0])
+    return module_call(scale_module(setup, chosen)[0])
 
 
 def _describe(record: ScaleRecord) -> str:

@@ -84,6 +84,7 @@ def make_setup(
             timer_for(runtime, device),
             labelled,
             train=task.train,
+            tables=store.tables,
         ),
         validation=Split("validation", task.validation),
         test=Split("test", task.test) if task.test is not None else None,

@@ -1,6 +1,7 @@
 """The run folder: what is finished stays finished, so that a run can go on where it stopped.
 
-`trials/run.json` names the run by its fingerprint; `trials/scales/` holds what was learned about each scale;
+`trials/run.json` names the run by its fingerprint; `trials/scales/` holds what was learned about each scale; `trials/tables/` figures
+that plans share;
 `trials/<candidate>/` holds each candidate's files, and its `candidate.json`, written last, says that it is finished.
 """
 
@@ -8,7 +9,9 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -17,7 +20,7 @@ from sizewise.errors import UsageError
 from sizewise.files import TEMPORARY, replacing, write_bytes
 from sizewise.types import Candidate, Plan, ScaleRecord, from_json, to_json
 
-__all__ = ["Store"]
+__all__ = ["Store", "Tables"]
 
 Scores = Float[ndarray, " n"]
 TRIALS = "trials"
@@ -107,6 +110,16 @@ class Store:
         path = self.folder(plan) / "candidate.json"
         return from_json(Candidate, path.read_bytes(), where=str(path)) if path.exists() else None
 
+    @property
+    def tables(self) -> "Tables":
+        """What was told once about models and data of this run."""
+        return Tables(self.trials / "tables")
+
+    def finished(self) -> tuple[Candidate, ...]:
+        """Every finished candidate, by name."""
+        paths = sorted(self.trials.glob("*/candidate.json"))
+        return tuple(from_json(Candidate, path.read_bytes(), where=str(path)) for path in paths)
+
     def save_candidate(self, candidate: Candidate) -> None:
         """Mark a candidate as finished."""
         write_bytes(self.folder(candidate.plan) / "candidate.json", to_json(candidate))
@@ -118,6 +131,28 @@ class Store:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         return folder
+
+
+class Tables:
+    """Figures by content, one JSON file each; a file that is missing or damaged is one that was never written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> Any | None:
+        """What was kept under a key, or None."""
+        try:
+            return msgspec.json.decode(self._path(key).read_bytes())
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value. Where the disk is full the run ends, as with all that it writes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(self._path(key), msgspec.json.encode(value))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{_safe(key)}.json"
 
 
 def _safe(name: str) -> str:

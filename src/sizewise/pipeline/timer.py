@@ -11,7 +11,7 @@ from sizewise.profile.attribution import with_measured
 from sizewise.profile.static import analyse
 from sizewise.profile.timing import time_interleaved
 from sizewise.protocols import Inputs, Runtime
-from sizewise.types import Cost, Device, LayerShape
+from sizewise.types import Cost, Device, Interval, LayerShape
 
 __all__ = ["RuntimeTimer", "timer_for"]
 
@@ -31,17 +31,17 @@ class RuntimeTimer:
     def __init__(self, runtime: Runtime, device: Device, folder: Path | None = None) -> None:
         self.name = runtime.name
         self.folder = folder or cache_folder()
-        self._runtime, self._device, self._threads = runtime, device, device.threads
+        self.runtime, self.device = runtime, device
 
     @property
     def facts(self) -> str:
         """What its figures hold for: runtime, versions, threads, machine."""
-        versions = sorted(self._runtime.versions().items())
-        return repr((self.name, versions, self._threads, sorted(self._device.machine.items())))
+        versions = sorted(self.runtime.versions().items())
+        return repr((self.name, versions, self.device.threads, sorted(self.device.machine.items())))
 
     def kernel_seconds(self, shapes: Sequence[LayerShape]) -> list[float]:
         """Seconds of every layer by itself, in order."""
-        return self._runtime.kernel_seconds(shapes, threads=self._threads)
+        return self.runtime.kernel_seconds(shapes, threads=self.device.threads)
 
     def profile(self, model: nn.Module, example: Inputs) -> Cost:
         """What one call costs, with its measured latency, split over layers where the runtime can tell.
@@ -51,12 +51,16 @@ class RuntimeTimer:
         """
         analysis = analyse(model, example)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / self._runtime.file_name
-            self._runtime.lower(model, example, path, named=True)
-            call = self._runtime.load(path, threads=self._threads).prepare(example)
-            whole = time_interleaved({"whole": call}, rounds=ROUNDS, block_s=BLOCK_S).latency("whole")
-            kernels = self._runtime.layer_seconds(path, example, threads=self._threads)
+            path = Path(folder) / self.runtime.file_name
+            self.runtime.lower(model, example, path, named=True)
+            whole, kernels = self.file_seconds(path, example)
         return with_measured(analysis.cost, analysis.operators, whole, kernels)
+
+    def file_seconds(self, path: Path, example: Inputs) -> tuple[Interval, dict[tuple[str, int], float]]:
+        """Of a file that was lowered with names: what one call takes, and what its operators take (`Runtime.layer_seconds`)."""
+        call = self.runtime.load(path, threads=self.device.threads).prepare(example)
+        whole = time_interleaved({"whole": call}, rounds=ROUNDS, block_s=BLOCK_S).latency("whole")
+        return whole, self.runtime.layer_seconds(path, example, threads=self.device.threads)
 
     def beside(self, model: nn.Module, example: Inputs) -> Callable[[nn.Module], float]:
         """A function that tells which share of the model's latency another one takes, timed side by side.
@@ -67,20 +71,24 @@ class RuntimeTimer:
             UnsupportedModel: a model that the runtime cannot lower; the function raises it too.
         """
         whole = self._call(model, example)
+        return lambda other: _share(whole, self._call(other, example))
 
-        def share(other: nn.Module) -> float:
-            calls = {"whole": whole, "other": self._call(other, example)}
-            timed = time_interleaved(calls, rounds=ROUNDS, block_s=BLOCK_S)
-            return float(timed.samples["other"].min() / timed.samples["whole"].min())
-
-        return share
+    def file_share(self, whole: Path, other: Path, example: Inputs) -> float:
+        """As `beside` of two files that are lowered already."""
+        whole_call, other_call = (self.runtime.load(path, threads=self.device.threads).prepare(example) for path in (whole, other))
+        return _share(whole_call, other_call)
 
     def _call(self, model: nn.Module, example: Inputs) -> Callable[[], object]:
         """Runs the model's file once; the file itself is not needed any more."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / self._runtime.file_name
-            self._runtime.lower(model, example, path)
-            return self._runtime.load(path, threads=self._threads).prepare(example)
+            path = Path(folder) / self.runtime.file_name
+            self.runtime.lower(model, example, path)
+            return self.runtime.load(path, threads=self.device.threads).prepare(example)
+
+
+def _share(whole: Callable[[], object], other: Callable[[], object]) -> float:
+    timed = time_interleaved({"whole": whole, "other": other}, rounds=ROUNDS, block_s=BLOCK_S)
+    return float(timed.samples["other"].min() / timed.samples["whole"].min())
 
 
 def timer_for(runtime: Runtime, device: Device) -> RuntimeTimer | None:

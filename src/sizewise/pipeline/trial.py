@@ -1,6 +1,7 @@
-"""Try one plan: shrink, look whether it is hopeless, lower, load back from disk, measure."""
+"""Try one plan: shrink, look whether it is hopeless, lower, load back from disk, measure costs, then quality as far as it matters."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,28 +15,32 @@ from sizewise.data.model_size import float_bytes
 from sizewise.errors import ParityError, PreconditionError, UnsupportedModel
 from sizewise.evaluate.metrics import Metric
 from sizewise.evaluate.paired import median_interval
+from sizewise.evaluate.proof import look_level, proof_chance
+from sizewise.evaluate.sampling import Sample
 from sizewise.evaluate.scoring import Call, Split, measure_parity, module_call, quality, score
 from sizewise.files import write_bytes
 from sizewise.graph.trace import is_graph
 from sizewise.pipeline.apply import Applier
-from sizewise.pipeline.bundle import SavedPlan
+from sizewise.pipeline.bundle import SavedPlan, made_here
 from sizewise.pipeline.export import check_parity
+from sizewise.pipeline.looks import Looks
 from sizewise.pipeline.progress import Within
+from sizewise.pipeline.race import FileRace, hopeless, race_file, race_module
 from sizewise.pipeline.scales import Prepared
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.small_weights import described
 from sizewise.pipeline.store import save_scores
 from sizewise.pipeline.weights import SMALL, save_weights
-from sizewise.profile.timing import time_interleaved
+from sizewise.profile.timing import Timings, time_interleaved
 from sizewise.protocols import Context, Runner, Runtime
-from sizewise.report._format import limit_value
-from sizewise.types import Artefact, Budget, Candidate, Interval, Measurement, Plan, Quality, to_json
+from sizewise.types import Artefact, Budget, Candidate, Interval, Measurement, Parity, Plan, Quality, to_json
 from sizewise.units import format_bytes, format_seconds
 
-__all__ = ["Bench", "attempt", "hopeless", "make_bench", "measure_memory", "outcome", "run_trial"]
+__all__ = ["Bench", "attempt", "beside_reference", "complete", "hopeless", "make_bench", "measure_memory", "outcome", "run_trial"]
 
 Scores = Float[ndarray, " n"]
-REFERENCE = "reference"
+FILE, REFERENCE = "file", "reference"
+SCORES = "scores.npy"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,14 @@ class Bench:
     Attributes:
         reference: the reference scale's float module, which latencies are compared with in the same rounds.
         reference_scores: its per-example scores on the validation split.
+        sample: that split in a random order.
+        reference_name: the reference scale's.
         applier: keeps what the next plan can go on from.
+        finished: the candidates that are finished, which a race may be lost against.
+        test_examples: of the test split; 0 where there is none.
+        level: one-sided error of the next look at it.
+        timed: times a file beside the reference where that is not done in this process.
+        scoring_threads: that a file is scored with, where they are others than it is timed with.
     """
 
     runtime: Runtime
@@ -57,7 +69,14 @@ class Bench:
     batch: int
     reference: nn.Module
     reference_scores: Scores
+    sample: Sample
     applier: Applier = field(default_factory=Applier)
+    reference_name: str = ""
+    finished: Callable[[], Sequence[Candidate]] = tuple
+    test_examples: int = 0
+    level: float = look_level(1)
+    timed: Callable[[Path], Timings] | None = None
+    scoring_threads: int | None = None
 
     @property
     def reference_call(self) -> Call:
@@ -74,12 +93,16 @@ class Bench:
         scores = score(call, self.validation, self.metric, self.reference_call)
         return quality(scores, self.metric, self.reference_scores), scores
 
+    def proof_chance(self, found: Quality) -> float | None:
+        """How probable it is that the test split proves the quality limits."""
+        return proof_chance(found, self.budget, self.test_examples, self.level)
+
 
 def make_bench(setup: Setup, reference: Prepared) -> Bench:
     """The bench of a run whose reference scale is known."""
     return Bench(
         runtime=setup.runtime,
-        context=setup.context,
+        context=replace(setup.context, reference=reference.module),
         validation=setup.validation,
         metric=setup.task.metric,
         budget=setup.budget,
@@ -87,39 +110,36 @@ def make_bench(setup: Setup, reference: Prepared) -> Bench:
         batch=examples_in(setup.task.example),
         reference=reference.module,
         reference_scores=reference.scores,
+        reference_name=reference.record.name,
+        sample=Sample(setup.validation, setup.seed),
+        finished=setup.store.finished,
+        test_examples=setup.test.count if setup.test is not None else 0,
+        level=Looks(setup.store, setup.test.fingerprint or "").next_level if setup.test is not None else look_level(1),
     )
 
 
-def hopeless(found: Quality, budget: Budget) -> str | None:
-    """Why no luck on other data could bring this quality within the budget, or None.
-
-    The whole interval of the drop (or of the score) must break the limit.
-    """
-    if budget.max_drop is not None and found.drop is not None and found.drop.low > budget.max_drop:
-        low, allowed = (limit_value("max_drop", value, found.metric) for value in (found.drop.low, budget.max_drop))
-        return f"the drop on validation is at least {low}, more than {allowed}"
-    if budget.min_quality is None:
-        return None
-    high, low, allowed = (limit_value("min_quality", v, found.metric) for v in (found.score.high, found.score.low, budget.min_quality))
-    if found.higher_is_better and found.score.high < budget.min_quality:
-        return f"the {found.metric} on validation is at most {high}, less than {allowed}"
-    if not found.higher_is_better and found.score.low > budget.min_quality:
-        return f"the {found.metric} on validation is at least {low}, more than {allowed}"
-    return None
-
-
 def run_trial(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candidate:
-    """Try one plan on a scale's float module; what cannot be done is a value in the result, not an exception."""
+    """Try one plan on a scale's float module; what cannot be done is a value in the result, not an exception.
+
+    Its file is scored on the whole validation split only while it may still be chosen before all candidates that are finished.
+    """
     begin = time.perf_counter()
     try:
-        return attempt(model, plan, folder, bench)
+        return attempt(model, plan, folder, bench, [c for c in bench.finished() if c.id != folder.name])
     except (UnsupportedModel, PreconditionError, ParityError) as error:
         reason = " ".join(str(error).split())
         return Candidate(id=folder.name, plan=plan, status="failed", reason=reason, seconds=time.perf_counter() - begin)
 
 
-def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candidate:
+def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Sequence[Candidate] = ()) -> Candidate:
     """Try one plan on a scale's float module.
+
+    Args:
+        model: of the scale.
+        plan: what to do to it.
+        folder: for the candidate's files.
+        bench: what the trials share.
+        rivals: finished candidates that it may lose against before all is known.
 
     Raises:
         UnsupportedModel: a step or the runtime cannot treat the model.
@@ -131,48 +151,96 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candida
     context = replace(bench.context, progress=within, judge=bench.judge)
     module, applied, changes = bench.applier.apply(model, plan, context)
     candidate = Candidate(id=folder.name, plan=plan, status="stopped", changes=tuple(replace(c, record={}) for c in changes))
-    found = bench.quality_of(module_call(module))[0] if plan.steps else None
-    if found is not None and (reason := hopeless(found, bench.budget)):
-        candidate = replace(candidate, reason=f"not lowered: {reason}")
-    else:
+    if plan.steps:
+        raced = race_module(module_call(module), bench)
+        in_full = len(bench.reference_scores) if raced.evaluated else 0
+        reason = f"not lowered: {raced.stopped}" if raced.stopped else None
+        candidate = replace(candidate, reason=reason, evaluated=raced.evaluated, in_full=in_full)
+    if candidate.reason is None:
         context.progress.working("lowering and measuring the file")
-        candidate = _lowered(module, applied, candidate, folder, bench)
+        candidate = _lowered(module, applied, candidate, folder, bench, rivals)
         if (folder / SMALL).is_file():
             candidate = replace(candidate, stored=described(folder / SMALL, float_bytes(model)))
     return replace(candidate, seconds=time.perf_counter() - begin)
 
 
-def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
+def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
+    """Score the file of a candidate that was stopped early on the whole validation split after all."""
+    assert candidate.partly is not None
+    assert candidate.artefact is not None
+    runner = bench.runtime.load(folder / candidate.artefact.path, threads=bench.threads)
+    found, scores = bench.quality_of(runner)
+    save_scores(folder / SCORES, scores)
+    return replace(
+        candidate,
+        status="measured",
+        reason=None,
+        beaten_by=None,
+        partly=None,
+        measured=replace(candidate.partly, quality=found),
+        evaluated=(candidate.evaluated or 0) + len(scores),
+        proof_chance=bench.proof_chance(found),
+    )
+
+
+def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Path, bench: Bench, rivals: Sequence[Candidate]) -> Candidate:
     artefact = bench.runtime.lower(module, bench.context.example, folder / bench.runtime.file_name)
-    runner = bench.runtime.load(folder / artefact.path, threads=bench.threads)
-    measured, scores = _measure(module, artefact, runner, folder, bench)
-    save_weights(module, folder)
-    write_bytes(folder / "plan.json", to_json(SavedPlan(plan=applied, runtime=bench.runtime.name, scheme=bench.runtime.scheme)))
-    save_scores(folder / "scores.npy", scores)
-    return replace(candidate, status="measured", artefact=artefact, measured=measured)
-
-
-def _measure(module: nn.Module, artefact: Artefact, runner: Runner, folder: Path, bench: Bench) -> tuple[Measurement, Scores]:
-    path = folder / artefact.path
+    runner = bench.runtime.load(folder / artefact.path, threads=bench.scoring_threads or bench.threads)
     parity = measure_parity(module_call(module), runner, bench.validation)
     check_parity(parity, bench.runtime, quantized=is_graph(module), where=artefact.path)
-    found, scores = bench.quality_of(runner)
-    example = bench.context.example
-    timed = time_interleaved(
-        {"file": runner.prepare(example), REFERENCE: lambda: bench.reference_call(example)}, rounds=9, seed=bench.context.seed
-    )
-    measured = Measurement(
-        latency=timed.latency("file"),
-        latency_ratio=timed.ratio("file", REFERENCE).value,
+    save_weights(module, folder)
+    made = made_here(artefact, bench.runtime, bench.reference_name, bench.threads)
+    write_bytes(folder / "plan.json", to_json(SavedPlan(plan=applied, runtime=bench.runtime.name, scheme=bench.runtime.scheme, made=made)))
+    costs = _costs(artefact, runner, folder, bench)
+    raced = race_file(runner, costs, folder, bench, rivals)
+    return _raced(replace(candidate, artefact=artefact), costs, parity, raced, folder / artefact.path, bench)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Of one file, measured before its quality is, so that its race knows whether it can still win."""
+
+    latency: Interval
+    latency_ratio: float
+    size_bytes: int
+    memory: Interval
+
+
+def _costs(artefact: Artefact, runner: Runner, folder: Path, bench: Bench) -> _Costs:
+    timed = bench.timed(folder / artefact.path) if bench.timed else beside_reference(runner, bench)
+    return _Costs(
+        latency=timed.latency(FILE),
+        latency_ratio=timed.ratio(FILE, REFERENCE).value,
         size_bytes=artefact.size_bytes,
-        memory=measure_memory(bench, path, times=1),
-        quality=found,
+        memory=measure_memory(bench, folder / artefact.path, times=1),
+    )
+
+
+def beside_reference(runner: Runner, bench: Bench) -> Timings:
+    """The times of a file and of the reference's module, in the same rounds."""
+    example = bench.context.example
+    calls = {FILE: runner.prepare(example), REFERENCE: lambda: bench.reference_call(example)}
+    return time_interleaved(calls, rounds=9, seed=bench.context.seed)
+
+
+def _raced(candidate: Candidate, costs: _Costs, parity: Parity, raced: FileRace, path: Path, bench: Bench) -> Candidate:
+    measured = Measurement(
+        latency=costs.latency,
+        latency_ratio=costs.latency_ratio,
+        size_bytes=costs.size_bytes,
+        memory=costs.memory,
+        quality=raced.found,
         parity=parity,
         threads=bench.threads,
         batch=bench.batch,
-        executed=bench.runtime.executed(path, example, threads=bench.threads),
+        executed=bench.runtime.executed(path, bench.context.example, threads=bench.threads),
     )
-    return measured, scores
+    evaluated, in_full = (candidate.evaluated or 0) + raced.evaluated, (candidate.in_full or 0) + len(bench.reference_scores)
+    candidate = replace(candidate, status=raced.status, reason=raced.reason, evaluated=evaluated, in_full=in_full)
+    if raced.scores is None:
+        return replace(candidate, partly=measured, beaten_by=raced.beaten_by)
+    save_scores(path.with_name(SCORES), raced.scores)
+    return replace(candidate, measured=measured, proof_chance=bench.proof_chance(raced.found))
 
 
 def measure_memory(bench: Bench, path: Path, times: int) -> Interval:

@@ -10,17 +10,17 @@ import json
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
 from sizewise import errors
 from sizewise.errors import InternalError, SizewiseError
 
-__all__ = ["can_fork", "run_jobs"]
+__all__ = ["can_fork", "raise_told", "run_jobs", "told"]
 
 J = TypeVar("J")
 
@@ -83,16 +83,32 @@ def _work(job: Any, run: Callable[[Any], None], pipe: Connection) -> None:
         pipe.send_bytes(b"{}")
     except KeyboardInterrupt:
         pass
-    except SizewiseError as error:
-        pipe.send_bytes(json.dumps({"kind": type(error).__name__, **_fields(error)}).encode())
-    except OSError as error:  # a full disk has an answer of its own at the top
-        pipe.send_bytes(json.dumps({"kind": "OSError", "errno": error.errno, "text": error.strerror, "file": error.filename}).encode())
     except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to hear of it
-        pipe.send_bytes(json.dumps({"kind": "InternalError", "what": f"{type(error).__name__}: {error}"}).encode())
+        pipe.send_bytes(json.dumps(told(error)).encode())
 
 
-def _fields(error: SizewiseError) -> dict[str, str | None]:
-    return {name: getattr(error, name) for name in ("what", "where", "got", "wanted", "hint")}
+def told(error: Exception) -> dict[str, Any]:
+    """An error in plain words, for another process, where `raise_told` raises it again."""
+    if isinstance(error, SizewiseError):
+        return {"kind": type(error).__name__, **{name: getattr(error, name) for name in ("what", "where", "got", "wanted", "hint")}}
+    if isinstance(error, OSError):  # a full disk has an answer of its own at the top
+        return {"kind": "OSError", "errno": error.errno, "text": error.strerror, "file": error.filename}
+    return {"kind": "InternalError", "what": f"{type(error).__name__}: {error}"}
+
+
+def raise_told(said: Mapping[str, Any]) -> NoReturn:
+    """Raise what another process told.
+
+    Raises:
+        SizewiseError: of the kind that was told, or an `InternalError` that names it.
+        OSError: where that was it.
+    """
+    if said["kind"] == "OSError":
+        raise OSError(said["errno"], said["text"], said["file"])
+    kind = getattr(errors, said["kind"], SizewiseError)
+    error = kind.__new__(kind)
+    SizewiseError.__init__(error, **{name: value for name, value in said.items() if name != "kind"})
+    raise error
 
 
 def _finish(ended: _Running) -> None:
@@ -107,10 +123,4 @@ def _finish(ended: _Running) -> None:
             "a training process died", got=f"exit code {code}", hint="memory may have run out: fewer threads, smaller batches"
         )
     if said:
-        name = said.pop("kind")
-        if name == "OSError":
-            raise OSError(said["errno"], said["text"], said["file"])
-        kind = getattr(errors, name, SizewiseError)
-        error = kind.__new__(kind)
-        SizewiseError.__init__(error, **said)
-        raise error
+        raise_told(said)

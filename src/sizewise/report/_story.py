@@ -1,11 +1,12 @@
 """What a run record says, in words: the sentences that terminal, card and page share."""
 
+import math
 from dataclasses import dataclass
 
 from sizewise.errors import InternalError
 from sizewise.report import _format as fmt
 from sizewise.report._integers import executed_sentence, shows_integers, why_not_faster
-from sizewise.types import Candidate, Interval, Limit, LimitVerdict, Measurement, Quality, RunRecord
+from sizewise.types import Candidate, Interval, Limit, LimitVerdict, Measurement, Quality, Relaxation, RunRecord
 from sizewise.units import format_bytes, format_seconds
 
 __all__ = [
@@ -18,14 +19,19 @@ __all__ = [
     "fit_sentence",
     "frontier",
     "headline",
+    "how_fast",
+    "in_short",
     "integers",
     "judged",
     "judged_on",
     "left_alone",
     "needed",
+    "racing",
     "relaxations",
+    "search",
     "size_ratio",
     "speedup",
+    "together",
     "verdict_rows",
     "ways",
     "whole",
@@ -36,11 +42,18 @@ __all__ = [
 OUTSIDE = "OUTSIDE THE BUDGET"
 SAME_SIZE = 0.005  # ratios that print as 1.00
 NO_LIMITS = "No limits were set, so there is nothing to prove."
+LEFT_OUT = (
+    "What each method saves of the stored weights: their file with it left out and all others as they are; without pruning or low rank, "
+    "weights are as many more and have as many bits each."
+)
 CONVENTIONS = (
     "1 kB is 1,000 bytes and 1 MB is 1,000,000 bytes.",
     "One MAC (multiply-accumulate) is two FLOPs.",
     "A drop is the difference to the reference in the metric's own unit: percentage points (pt) for a share. Positive is worse.",
     "Brackets hold 95 % confidence intervals; a figure without brackets is exact or rests on one observation.",
+    "In a verdict each end of a bracket is a one-sided bound: the limit is proved when the upper one keeps it, refused when the lower "
+    "one breaks it. For latency and memory each errs in at most 5 % of cases; for quality all looks at one test split do so together, the "
+    "first in 4 %, each further one a fifth as often.",
     "Latency is the median time of one warm call on the example inputs. Memory is the peak growth of a fresh process.",
 )
 
@@ -68,7 +81,7 @@ def winner(record: RunRecord) -> Measurement:
 
 
 def judged(record: RunRecord) -> Quality:
-    """The chosen file's quality on the test split, or on validation when the task has no test split."""
+    """The chosen file's quality on the test split, or on validation when that was not looked at."""
     return record.verdict.test_quality or winner(record).quality
 
 
@@ -80,6 +93,29 @@ def judged_on(record: RunRecord) -> str:
     return fmt.plural(found.score.n, "validation example") + (", which the search looked at" if record.searched else "")
 
 
+def racing(record: RunRecord) -> str:
+    """How much of the validation split the candidates were scored on; "" where all of it, or nobody counted."""
+    some, everything = record.examples_evaluated, record.examples_in_full
+    if not some or not everything or some >= everything:
+        return ""
+    return f"Scored on {some:,} validation examples instead of {everything:,}: what could not be chosen any more was stopped early."
+
+
+def search(record: RunRecord) -> str:
+    """How many plans were tried, and why no more; "" where nothing was searched."""
+    found = record.search
+    if found is None:
+        return ""
+    left = f"; {fmt.plural(found.promising, 'plan')} left might be better" if found.promising else ""
+    why = {
+        "done": "none that is left is expected to be the best that fits",
+        "trials": f"no more were to be tried{left}",
+        "time": f"the time limit was reached{left}",
+        "target": "the first that fits was all that was wanted",
+    }
+    return f"{found.tried} of {fmt.plural(found.plans, 'plan')} tried: {why[found.ended]}."
+
+
 def size_ratio(record: RunRecord) -> float:
     """How many times smaller the chosen file is than the reference's float weights."""
     return record.reference_weight_bytes / max(winner(record).size_bytes, 1)
@@ -87,10 +123,11 @@ def size_ratio(record: RunRecord) -> float:
 
 def speedup(record: RunRecord) -> str:
     """ "18 times [16, 20] faster": the measured ratio with its interval."""
-    return _faster(record.speedup)
+    return how_fast(record.speedup)
 
 
-def _faster(found: Interval) -> str:
+def how_fast(found: Interval) -> str:
+    """ "18 times [16, 20] faster" for a ratio of speeds."""
     if found.value < 1:
         low, high = (fmt.ratio(1 / max(x, 1e-12)) for x in (found.high, found.low))
         return f"{fmt.ratio(1 / max(found.value, 1e-12))} times [{low}, {high}] slower"
@@ -132,6 +169,19 @@ def _stored(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
         return ()
     smaller = fmt.times(stored.whole_bytes / max(stored.size_bytes, 1), "smaller", "larger")
     return (("stored", format_bytes(stored.size_bytes), f"{stored.path}: weights of the torch module, {smaller} than in float32"),)
+
+
+def contributions(record: RunRecord) -> tuple[tuple[str, ...], ...]:
+    """What each method has saved of the stored weights: its name, the file's bytes without it, and what share that saves."""
+    saved = [saved for change in record.winner.changes for saved in change.contributions]
+    return tuple(
+        (one.method, format_bytes(one.bytes_without), format_bytes(one.size_bytes), _share_saved(one.size_bytes, one.bytes_without))
+        for one in saved
+    )
+
+
+def _share_saved(size: int, without: int) -> str:
+    return f"{100 * (1 - size / without):.1f} %" if without else ""
 
 
 def ways(record: RunRecord) -> tuple[Candidate, ...]:
@@ -180,9 +230,9 @@ def _in_float(record: RunRecord) -> Measurement | None:
     if found is None or not shows_integers(found):
         return None
     rows = [
-        (len(c.plan.steps), c.measured)
+        (len(c.plan.steps), file)
         for c in record.candidates
-        if c.measured and c.measured.executed and not shows_integers(c.measured.executed)
+        if (file := c.measured or c.partly) and file.executed and not shows_integers(file.executed)
         if c.plan.scale == chosen.scale and _kinds(c) == _kinds(record.winner)[: len(c.plan.steps)]
     ]
     return max(rows, key=lambda row: row[0])[1] if rows else None
@@ -197,7 +247,7 @@ def _against_whole(record: RunRecord) -> str:
     if before is None or before.measured is None or faster is None:
         return NO_LIMITS
     low, high = fmt.ratio(faster.low), fmt.ratio(faster.high)
-    speed = f"as fast within the noise [{low}, {high}]" if faster.low <= 1 <= faster.high else _faster(faster)
+    speed = f"as fast within the noise [{low}, {high}]" if faster.low <= 1 <= faster.high else how_fast(faster)
     size = before.measured.size_bytes / max(winner(record).size_bytes, 1)
     smaller = "as large" if abs(size - 1) < SAME_SIZE else fmt.times(size, "smaller", "larger")
     return f"Beside the file of the whole {before.plan.scale}: {speed}, {smaller}."
@@ -259,17 +309,48 @@ def needed(row: LimitVerdict) -> str:
     return f"; about {row.needed:,} test examples would decide" if row.needed is not None else ""
 
 
-def relaxations(record: RunRecord) -> tuple[tuple[str, str, str, str], ...]:
-    """Limit, its value now, the value at which a tried candidate would fit, and that candidate."""
-    return tuple(
-        (
-            fmt.limit_name(row.limit, record.metric),
-            _allowed(record, row.limit, row.allowed),
-            "relaxing it alone does not help" if row.needed is None else _allowed(record, row.limit, row.needed),
-            "" if row.candidate is None else fmt.plan_name(record.candidate(row.candidate).plan),
-        )
-        for row in record.relaxations
-    )
+def relaxations(record: RunRecord) -> tuple[tuple[str, str, str, str, str], ...]:
+    """Limit, its value now, the value at which a tried candidate would fit, that candidate, and its figures."""
+    return tuple(_relaxed(record, row) for row in record.relaxations)
+
+
+def _relaxed(record: RunRecord, row: Relaxation) -> tuple[str, str, str, str, str]:
+    name, now = fmt.limit_name(row.limit, record.metric), _allowed(record, row.limit, row.allowed)
+    if row.needed is None or row.candidate is None:
+        return name, now, "relaxing it alone does not help", "", ""
+    found = record.candidate(row.candidate)
+    wanted = f"{_allowed(record, row.limit, row.needed)}, {_by_how_much(row.limit, row.needed, row.allowed, record.metric)}"
+    return name, now, wanted, fmt.plan_name(found.plan), in_short(found.measured)
+
+
+def _by_how_much(limit: Limit, needed: float, allowed: float, metric: str) -> str:
+    if limit not in ("max_drop", "min_quality"):
+        return f"{fmt.ratio(needed / allowed)} times as much"
+    return f"{fmt.drop_value(abs(needed - allowed), metric, signed=False)} {'more' if needed > allowed else 'less'}"
+
+
+def together(record: RunRecord) -> str:
+    """Which limits must be relaxed at once, and what that gives, where relaxing one alone does not help; else ""."""
+    if not record.relaxations or any(row.candidate is not None for row in record.relaxations):
+        return ""
+    found = [(record.budget.violations(c.measured), c) for c in record.candidates if c.measured]
+    rows = [(len(broken), math.prod(v.excess for v in broken), c.id, broken) for broken, c in found if broken]
+    if not rows:
+        return ""
+    _, _, name, broken = min(rows, key=lambda row: row[:3])
+    limits = " and ".join(f"{fmt.limit_name(v.limit, record.metric)} {_allowed(record, v.limit, v.got)}" for v in broken)
+    chosen = record.candidate(name)
+    return f"together: {limits} would fit {fmt.plan_name(chosen.plan)}: {in_short(chosen.measured)}"
+
+
+def in_short(measured: Measurement | None) -> str:
+    """ "41.2 us, 26.1 kB, accuracy 97.50 %, drop +1.00 pt"; "" where nothing was measured."""
+    if measured is None:
+        return ""
+    found = measured.quality
+    drop = f", drop {fmt.drop_value(found.drop.value, found.metric)}" if found.drop else ""
+    costs = f"{format_seconds(measured.latency.value)}, {format_bytes(measured.size_bytes)}"
+    return f"{costs}, {found.metric} {fmt.quality_value(found.score.value, found.metric)}{drop}"
 
 
 def frontier(record: RunRecord) -> tuple[tuple[Candidate, Measurement], ...]:

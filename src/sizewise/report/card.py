@@ -48,12 +48,17 @@ def _outside(record: RunRecord) -> list[str]:
     if record.feasible:
         return []
     rows = [f"> - {_text(b.name)}: {_text(b.got)} {b.seen}, allowed {_text(b.allowed)}" for b in story.binding(record)]
-    rows += [f"> - would fit with {_text(name)} {_text(to)} ({_text(who)})" for name, _, to, who in story.relaxations(record) if who]
+    rows += [
+        f"> - would fit with {_text(name)} {_text(to)} ({_text(who)}: {_text(what)})"
+        for name, _, to, who, what in story.relaxations(record)
+        if who
+    ]
     return ["\n".join([f"> **{story.OUTSIDE}.** {_text(story.fit_sentence(record))}", ">", *rows])]
 
 
 def _figures(record: RunRecord) -> str:
-    note = f"Quality is on {story.judged_on(record)}; brackets hold 95 % confidence intervals. 1 MB is 1,000,000 bytes."
+    brackets = "brackets hold 95 % confidence intervals, in the verdict one-sided bounds"
+    note = f"Quality is on {story.judged_on(record)}; {brackets}. 1 MB is 1,000,000 bytes."
     return "## Figures\n\n" + _table(("", "Measured", "Compared"), story.figures(record)) + f"\n\n{_text(note)}" + _integers(record)
 
 
@@ -122,6 +127,8 @@ def _judged_by(record: RunRecord) -> str:
         return f"The {split} split judged this file; nothing was chosen by it."
     if record.verdict.test_quality:
         return "The validation split picked this file; the test split, which the search never saw, judged it."
+    if "test" in record.data and not record.feasible:
+        return "The validation split both picked and judged this file: nothing fits, so the test split was not looked at."
     return "The validation split both picked and judged this file, since the task has no test split: its quality is likely overstated."
 
 

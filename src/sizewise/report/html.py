@@ -8,6 +8,7 @@ from sizewise.report import _format as fmt
 from sizewise.report import _plot_frontier as frontier
 from sizewise.report import _plots as plots
 from sizewise.report import _story as story
+from sizewise.report._explain_html import levers_section, neighbours_section, waterfall_section
 from sizewise.report._layer_bars import layer_bars
 from sizewise.report._page import Html, bullets, details, join, page, paragraph, plot_figure, section, stacked, table, tag
 from sizewise.types import Candidate, Change, Interval, Measurement, RunRecord, ScaleRecord, Step
@@ -28,11 +29,13 @@ def render_html(record: RunRecord) -> str:
     Raises:
         InternalError: the record chose a candidate without measurements.
     """
-    sections = (_banner, _head, _verdict, _frontier, _candidates, _scales, _changes, _stored, _warnings, _method)
+    explained = (waterfall_section, neighbours_section, levers_section)
+    tried = (_frontier, _candidates, _scales, _changes, _stored, _warnings, _method)
+    sections = (_banner, _head, _verdict, *explained, *tried)
     title = f"{record.task}: {fmt.plan_name(record.winner.plan)}"
     if not record.feasible:
         title = f"{story.OUTSIDE}: {title}"
-    return page(title, *(build(record) for build in sections))
+    return page(title, plots.plotly_script(), *(build(record) for build in sections))
 
 
 # ---- what came out
@@ -45,10 +48,11 @@ def _banner(record: RunRecord) -> Html:
     parts = [tag("strong", story.OUTSIDE), paragraph(story.fit_sentence(record)), tag("h3", "Limits that bind")]
     parts.append(table(("Limit", "Found", "Allowed"), bound, numbers=("Found", "Allowed")))
     if record.relaxations:
-        head = ("Limit", "Now", "A tried candidate would fit with", "Candidate")
+        head = ("Limit", "Now", "A tried candidate would fit with", "Candidate", "What that would be")
         parts += [
             tag("h3", "What relaxing one limit would buy"),
             table(head, ((name.capitalize(), *rest) for name, *rest in story.relaxations(record))),
+            *([paragraph(f"Relaxed {words}.")] if (words := story.together(record)) else []),
         ]
     return tag("div", *parts, class_="banner", role="alert")
 
@@ -102,7 +106,6 @@ def _frontier(record: RunRecord) -> Html:
     return section(
         "Frontier",
         paragraph(note + unmeasured, class_="soft"),
-        plots.plotly_script(),
         *(plot_figure(*frontier.draw(record, axis), caption) for axis, caption in captions),
     )
 
@@ -117,7 +120,7 @@ def _candidates(record: RunRecord) -> Html:
     top1 = "Same top-1: how often the file and the torch module it was made from name the same class. Quality is on validation."
     return section(
         f"All {fmt.plural(len(record.candidates), 'candidate')}",
-        paragraph(ratio + top1, class_="soft"),
+        paragraph(" ".join(part for part in (story.search(record), ratio + top1, story.racing(record)) if part), class_="soft"),
         table(head, (_measured_row(c, m, record.chosen) for c, m in rows), numbers=head[2:], marked=marked, label="Measured candidates"),
         _unmeasured([c for c in record.candidates if c.measured is None]),
     )
@@ -126,9 +129,12 @@ def _candidates(record: RunRecord) -> Html:
 def _unmeasured(candidates: Sequence[Candidate]) -> Html:
     if not candidates:
         return Html("")
-    rows = ((_name(c), c.status, c.reason or "no reason recorded", _spent(c)) for c in candidates)
-    words = "Stopped: hopeless before it was lowered. Failed: could not be made. Untried: the time ran out."
-    head = ("Candidate", "Status", "Reason", "Tried in")
+    rows = ((_name(c), c.status, c.reason or "no reason recorded", _drop_seen(c), _spent(c)) for c in candidates)
+    words = (
+        "Stopped: its quality surely breaks a limit. Beaten: it cannot be chosen before another, whatever the rest of the validation split "
+        "says. Failed: could not be made. Untried: the time ran out. A drop here is that of the examples seen."
+    )
+    head = ("Candidate", "Status", "Reason", "Drop", "Tried in")
     return join(
         (tag("h3", "Not measured"), paragraph(words, class_="soft"), table(head, rows, numbers=head[3:], label="Candidates not measured"))
     )
@@ -136,6 +142,11 @@ def _unmeasured(candidates: Sequence[Candidate]) -> Html:
 
 def _name(c: Candidate) -> Html:
     return join((fmt.plan_name(c.plan), tag("span", c.id, class_="interval")))
+
+
+def _drop_seen(c: Candidate) -> Html:
+    found = c.partly.quality if c.partly else None
+    return stacked(fmt.drop(found.drop, found.metric)) if found else Html("")
 
 
 def _spent(c: Candidate) -> str:
@@ -238,7 +249,16 @@ def _stored(record: RunRecord) -> Html:
         f"{format_bytes(stored.whole_bytes)} in float32. {format_bytes(rest)} of it are names, shapes and checksums. "
         "sizewise.load reads it; the runtime's file holds decoded weights."
     )
-    return section("Stored weights", paragraph(words), table(head, rows, numbers=head[2:], label="Stored bytes of every tensor"))
+    every = table(head, rows, numbers=head[2:], label="Stored bytes of every tensor")
+    return section("Stored weights", paragraph(words), _contributions(record), every)
+
+
+def _contributions(record: RunRecord) -> Html:
+    rows = story.contributions(record)
+    if not rows:
+        return Html("")
+    head = ("Method", "File without it", "File with all", "Saved")
+    return join((paragraph(story.LEFT_OUT), table(head, rows, numbers=head[1:], label="What each method saves")))
 
 
 def _warnings(record: RunRecord) -> Html:

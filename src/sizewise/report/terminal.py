@@ -1,5 +1,6 @@
 """A run record as plain text for a terminal or a pipe."""
 
+from sizewise.report import _explain as told
 from sizewise.report import _format as fmt
 from sizewise.report import _story as story
 from sizewise.report._text import WIDTH, columns, document, wrap
@@ -10,6 +11,7 @@ __all__ = ["WIDTH", "summary"]
 
 _FRONTIER_ROWS = 8
 _LEFT_ALONE = 4
+_NEIGHBOURS = 5
 
 
 def summary(record: RunRecord) -> str:
@@ -21,7 +23,8 @@ def summary(record: RunRecord) -> str:
     Returns:
         Lines of at most `WIDTH` characters, without colour codes and without a newline at the end.
     """
-    others = [_frontier(record)] if record.searched else [_beside(record), _done(record)]
+    explained = [_waterfall(record), _neighbours(record), _levers(record)]
+    others = [*explained, _frontier(record)] if record.searched else [_beside(record), _done(record), _saved(record)]
     return document([_head(record), _figures(record), _integers(record), _verdict(record), _misfit(record), *others, _warnings(record)])
 
 
@@ -56,8 +59,49 @@ def _misfit(record: RunRecord) -> list[str]:
     if record.feasible:
         return []
     lines = ["limits that bind:", *columns([(b.name, b.got, f"allowed {b.allowed}", b.seen) for b in story.binding(record)])]
-    rows = [(name, needed, f"now {now}", who) for name, now, needed, who in story.relaxations(record)]
-    return [*lines, "a tried candidate would fit with:", *columns(rows)] if rows else lines
+    rows = [
+        f"{name} {needed} (now {now}): {who}: {what}" if who else f"{name} (now {now}): {needed}"
+        for name, now, needed, who, what in story.relaxations(record)
+    ]
+    rows += [together] if (together := story.together(record)) else []
+    return [*lines, "a tried candidate would fit with:", *(line for row in rows for line in wrap(row, "  "))] if rows else lines
+
+
+def _waterfall(record: RunRecord) -> list[str]:
+    """What each lever bought."""
+    found = told.stages(record)
+    if not found:
+        return []
+    head = ("latency", "", "file size", "", "drop", "step")
+    return ["what each lever bought:", *columns([head, *(_stage_row(record, stage) for stage in found)])]
+
+
+def _stage_row(record: RunRecord, stage: told.Stage) -> tuple[str, ...]:
+    drop = fmt.drop_value(stage.quality.drop.value, record.metric) if stage.quality.drop else ""
+    faster = "within noise" if stage.noise else stage.faster.partition(" [")[0] + stage.faster.partition("]")[2]
+    return (format_seconds(stage.latency_s), faster, format_bytes(stage.size_bytes), stage.smaller, drop, stage.name)
+
+
+def _neighbours(record: RunRecord) -> list[str]:
+    """Why plans next to the chosen one lost; ~ marks predictions."""
+    found = told.rivals(record)
+    if not found:
+        return []
+    lines = []
+    for rival in found[:_NEIGHBOURS]:
+        figures = ", ".join(part for part in (rival.latency, rival.size, rival.drop) if part)
+        lines += wrap(f"{rival.change}{f' ({figures})' if figures else ''}: {rival.why}", "  ")
+    left = len(found) - _NEIGHBOURS
+    return ["why not its neighbours (~ is predicted):", *lines, *([f"  and {left} more in the report"] if left > 0 else [])]
+
+
+def _levers(record: RunRecord) -> list[str]:
+    """Levers that do not pay on this device, and plans that could not be made."""
+    if record.explanation is None:
+        return []
+    slow, failed = told.no_faster(record), [f"{plan}: {reason}" for plan, reason in told.refused(record)]
+    parts = ((f"{told.NO_FASTER.lower()}:", slow), ("what could not be done:", failed))
+    return [line for title, rows in parts if rows for line in (title, *(part for row in rows for part in wrap(row, "  ")))]
 
 
 def _frontier(record: RunRecord) -> list[str]:
@@ -69,7 +113,8 @@ def _frontier(record: RunRecord) -> list[str]:
     head = ("", "candidate", "latency", "file size", f"{record.metric} on validation", "drop")
     lines = columns([head, *(_frontier_row(record, c, m) for c, m in rows[:_FRONTIER_ROWS])])
     left = len(rows) - _FRONTIER_ROWS
-    return [title, *lines, *([f"  and {left} more in the report"] if left > 0 else [])]
+    words = [line for text in (story.search(record), story.racing(record)) for line in wrap(text, "  ")]
+    return [title, *lines, *([f"  and {left} more in the report"] if left > 0 else []), *words]
 
 
 def _frontier_row(record: RunRecord, candidate: Candidate, measured: Measurement) -> tuple[str, ...]:
@@ -117,6 +162,12 @@ def _done(record: RunRecord) -> list[str]:
     left = story.left_alone(record, _LEFT_ALONE)
     alone = [line for what in left for line in wrap(what, "    ")]
     return ["what was done:", *lines, *(["  left alone:", *alone] if alone else [])] if lines else []
+
+
+def _saved(record: RunRecord) -> list[str]:
+    """What each method has saved of the stored weights."""
+    rows = story.contributions(record)
+    return [*wrap(story.LEFT_OUT), *columns([("", "without it", "with all", "saved"), *rows])] if rows else []
 
 
 def _warnings(record: RunRecord) -> list[str]:

@@ -1,44 +1,237 @@
-"""Which plans to try for a scale, mildest first."""
+"""The plans that a search may try: scales and levers, the order that traits give to steps, and which plans only can be worse."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import Protocol
 
-from sizewise.types import Plan, Step
+from sizewise.types import Plan, Step, Trait
 
-__all__ = ["RATES", "harsher", "plans_for"]
+__all__ = ["OFF", "Belief", "Level", "Lever", "Point", "Space", "Traits", "harsher", "ordered_steps"]
 
-RATES = (0.4, 0.7)
-HEALED = ("channel_pruning", "weight_pruning", "low_rank")
-HEALER = "recovery"
+OFF = "off"
+WHOLE = Trait.FLOAT | Trait.MODULE
+RATE = "rate"
 
 
-def plans_for(
-    scale: str, seed: int, *, quantization: Step | None, rates: Sequence[float] = RATES, recovery: Step | None = None
-) -> tuple[Plan, ...]:
-    """Float, quantized, then channel pruning at every rate with and without quantization.
+class Traits(Protocol):
+    """What a technique declares of the models that it takes and leaves; its class does."""
 
-    With a recovery no plan prunes without it: it costs no latency and no size, and hands back what it was given where it does not help.
+    @property
+    def needs(self) -> Trait:
+        """What a model must still be."""
+        ...
+
+    @property
+    def removes(self) -> Trait:
+        """What it no longer is afterwards."""
+        ...
+
+    @property
+    def gives(self) -> Trait:
+        """What it becomes."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Belief:
+    """What a level is thought to do before anything is measured, as mean and standard deviation.
+
+    Attributes:
+        latency: added to the logarithm of the latency.
+        size: added to that of the file's size.
+        loss: of quality, in hundredths of the reference's.
+    """
+
+    latency: tuple[float, float] = (0.0, 0.0)
+    size: tuple[float, float] = (0.0, 0.0)
+    loss: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def memory(self) -> tuple[float, float]:
+        """Added to the logarithm of the memory: about half of what the file loses, since a runtime needs more than weights."""
+        mean, spread = self.size
+        return (0.5 * mean, 0.5 * spread + 0.3 * abs(mean))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One position of a lever.
+
+    Attributes:
+        name: unique within the lever.
+        step: what is done; None where nothing is.
+        strength: where it lies on an ordered lever, such as a rate.
+        repairs: name of the level of the same lever whose loss this one avoids; it is of use where that one was tried and lost too much.
+        alone: of a lever that heals, whether it is of use where nothing was shrunk.
+        belief: what it is thought to do.
+    """
+
+    name: str
+    step: Step | None = None
+    strength: float = 0.0
+    repairs: str | None = None
+    alone: bool = False
+    belief: Belief = field(default_factory=Belief)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lever:
+    """One thing that can be done to a scale, off or at one of some levels.
+
+    Attributes:
+        name: of the parameter.
+        levels: the first is off.
+        ordered: whether a higher strength does more of the same.
+        shrinks: whether it takes away what training can give back.
+        heals: whether it is that training; where something shrinks, it is never off.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    ordered: bool = False
+    shrinks: bool = False
+    heals: bool = False
+
+    def level(self, name: str) -> Level:
+        """The level of that name; off where this scale has none.
+
+        Names of ordered levels are numbers, and the nearest one is meant, of two the milder.
+        """
+        if self.ordered:
+            wanted = float(name) if name != OFF else 0.0
+            return min(self.levels, key=lambda level: (round(abs(level.strength - wanted), 9), level.strength))
+        return next((level for level in self.levels if level.name == name), self.levels[0])
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """A scale and the name of a level of every lever."""
+
+    scale: str
+    levels: tuple[str, ...]
+
+
+class Space:
+    """All plans that levers make of scales, each once.
 
     Args:
-        scale: name of the candidate.
+        levers: per scale the same levers in the same order, each with the levels that it has there.
+        traits: of every technique that a level names.
         seed: of everything random in the plans.
-        quantization: the step that suits the scale and the runtime; None where none does.
-        rates: shares of MACs removed, rising.
-        recovery: the step that follows every pruning, before the quantization.
     """
-    endings: tuple[tuple[Step, ...], ...] = ((), (quantization,)) if quantization else ((),)
-    after = (recovery,) if recovery else ()
-    cuts = [(Step(technique="channel_pruning", settings={"rate": rate}), *after) for rate in rates]
-    return tuple(Plan(scale=scale, steps=cut + end, seed=seed) for cut in [(), *cuts] for end in endings)
+
+    def __init__(self, levers: Mapping[str, Sequence[Lever]], traits: Mapping[str, Traits], seed: int) -> None:
+        self._levers = {scale: tuple(own) for scale, own in levers.items()}
+        self._traits, self._seed = traits, seed
+        self._plans: dict[Point, Plan] = {}
+        self._points: dict[str, Point] = {}
+        for scale, own in self._levers.items():
+            for levels in product(*([level.name for level in lever.levels] for lever in own)):
+                self._add(self._meant(scale, levels))
+
+    def _add(self, point: Point) -> None:
+        steps = [level.step for level in self.levels(point) if level.step is not None]
+        order = ordered_steps(steps, self._traits)
+        if order is not None:
+            plan = Plan(scale=point.scale, steps=order, seed=self._seed)
+            self._plans.setdefault(self._points.setdefault(plan.id, point), plan)
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """One per plan, always in the same order."""
+        return tuple(self._plans)
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """In the order given."""
+        return tuple(self._levers)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the levers."""
+        return tuple(lever.name for lever in next(iter(self._levers.values()), ()))
+
+    def levers(self, scale: str) -> tuple[Lever, ...]:
+        """As they are there."""
+        return self._levers[scale]
+
+    def levels(self, point: Point) -> tuple[Level, ...]:
+        """Of every lever."""
+        return tuple(lever.level(name) for lever, name in zip(self._levers[point.scale], point.levels, strict=True))
+
+    def plan(self, point: Point) -> Plan:
+        """What a point of this space means."""
+        return self._plans[point]
+
+    def find(self, plan: Plan) -> Point | None:
+        """The point that means a plan; None where the space does not hold it."""
+        point = self._points.get(plan.id)
+        return point if point is not None and self._plans[point].seed == plan.seed else None
+
+    def canonical(self, scale: str, levels: Sequence[str]) -> Point | None:
+        """The one point that stands for these levels; None where their steps do not go together."""
+        meant = self._meant(scale, tuple(levels))
+        steps = [level.step for level in self.levels(meant) if level.step is not None]
+        order = ordered_steps(steps, self._traits)
+        return None if order is None else self._points[Plan(scale=scale, steps=order, seed=self._seed).id]
+
+    def _meant(self, scale: str, levels: tuple[str, ...]) -> Point:
+        """Levels that exist there; healing goes with shrinking."""
+        own = self._levers[scale]
+        found = [lever.level(name) for lever, name in zip(own, levels, strict=True)]
+        shrunk = any(lever.shrinks and level.step is not None for lever, level in zip(own, found, strict=True))
+        for index, (lever, level) in enumerate(zip(own, found, strict=True)):
+            if lever.heals and shrunk and level.step is None:
+                found[index] = next((other for other in lever.levels if other.step is not None), level)
+            elif lever.heals and not shrunk and not level.alone:
+                found[index] = lever.levels[0]
+        return Point(scale, tuple(level.name for level in found))
+
+
+def ordered_steps(steps: Iterable[Step], traits: Mapping[str, Traits]) -> tuple[Step, ...] | None:
+    """An order in which every step finds what it needs, or None; steps that do not care keep their order.
+
+    Args:
+        steps: in the order in which they were thought of.
+        traits: of their techniques.
+    """
+    left, order, now = list(steps), list[Step](), WHOLE
+    while left:
+        chosen = next((step for step in left if _can_go_first(step, left, traits, now)), None)
+        if chosen is None:
+            return None
+        own = traits[chosen.technique]
+        now = now & ~own.removes | own.gives
+        left.remove(chosen)
+        order.append(chosen)
+    return tuple(order)
+
+
+def _can_go_first(step: Step, left: Sequence[Step], traits: Mapping[str, Traits], now: Trait) -> bool:
+    """Whether it finds what it needs and takes nothing away that the others need."""
+    own = traits[step.technique]
+    lost = now & own.removes & ~own.gives
+    return not own.needs & ~now and all(not traits[other.technique].needs & lost for other in left if other is not step)
+
+
+HEALED = ("channel_pruning", "weight_pruning", "low_rank")
+HEALER = "recovery"
+OWN = "source"  # the teacher where a plan names no other
 
 
 def harsher(plan: Plan, than: Plan) -> bool:
     """Whether `plan` does all that `than` does to the same scale, at least as strongly, so that it can only be worse.
 
-    A recovery makes better what was pruned before it: plans that prune are compared only when they recover alike.
+    Steps are compared by their rates, all else being equal. A recovery makes better what was pruned before it: plans that prune
+    are compared only when they recover alike. One that learns from another model than its own can become better than that ever was.
     """
     if plan.scale != than.scale or not than.steps:
         return plan.scale == than.scale
-    if any(step.technique in HEALED for step in than.steps) and _healing(plan) != _healing(than):
+    taught = any(step.settings.get("teacher", OWN) != OWN for step in _healing(plan))
+    if (taught or any(step.technique in HEALED for step in than.steps)) and _healing(plan) != _healing(than):
         return False
     return all(any(_at_least(mine, theirs) for mine in plan.steps) for theirs in than.steps if theirs.technique != HEALER)
 
@@ -50,4 +243,5 @@ def _healing(plan: Plan) -> list[Step]:
 def _at_least(mine: Step, theirs: Step) -> bool:
     if mine.technique != theirs.technique:
         return False
-    return all(mine.settings.get(key, value) >= value for key, value in theirs.settings.items())
+    same = {k: v for k, v in mine.settings.items() if k != RATE} == {k: v for k, v in theirs.settings.items() if k != RATE}
+    return same and float(mine.settings.get(RATE, math.inf)) >= float(theirs.settings.get(RATE, 0.0))

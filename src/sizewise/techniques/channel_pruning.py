@@ -20,8 +20,9 @@ from torch import nn
 
 from sizewise.arith.allocation import allocate
 from sizewise.data.batches import examples_in, first_batches, rebatched
-from sizewise.data.channel_losses import GroupLoss, group_losses, group_squares
+from sizewise.data.channel_losses import GroupLoss, group_squares
 from sizewise.data.fisher import channel_fisher
+from sizewise.data.loss_tables import known_losses
 from sizewise.data.outputs import OutputChange, reestimate_if_nearer
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
 from sizewise.graph.blocks import residual_blocks
@@ -120,10 +121,13 @@ class ChannelPruning:
         groups, skipped = self._groups(model, traced, context)
         batches = list(first_batches(context.calibration or (), EXAMPLES))
         change = OutputChange(model, batches) if batches else None  # first, since it sees whether the data can be used
-        losses = group_losses(model, groups, batches, self._scores(model, groups, context), context.progress)
         profile = static_cost(model, context.example)
-        choice = self._choice(model, groups, losses, profile, context)
-        kept = _kept(groups, losses, choice.counts)
+        if context.chosen is None:
+            losses = known_losses(context.tables, model, groups, batches, self._scores(model, groups, context), context.progress)
+            choice = self._choice(model, groups, losses, profile, context)
+            kept = _kept(groups, losses, choice.counts)
+        else:
+            choice, kept = Choice([0] * len(groups), context.chosen["reached"]), context.chosen["kept"]
         fitted = _fit(model, traced, batches, kept, examples_held(profile), context)
         cut(model, kept)
         _check_runs(model, context)

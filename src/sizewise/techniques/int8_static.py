@@ -184,14 +184,14 @@ class Int8Static:
 
     def _chosen(self, calibration: Any, model: nn.Module, context: Context, *, even: bool) -> tuple[Any, list[str]]:
         """The preparation that keeps the limits and changes the outputs least, and what limits cost."""
-        from sizewise.data.static_int8 import Wish, narrowed, spared
+        from sizewise.data.static_int8 import Wish, narrowed, respared, spared
 
         methods, said = METHODS if self.ranges == "auto" else (self.ranges,), []
         wish = Wish(methods, even, self.rounding == "nearest", self.skip, self.weight_bits)
         if self.weight_bytes is not None:
             wish, note = narrowed(calibration, wish, self.weight_bytes)
             said.append(note)
-        floats = self._float_layers(calibration, wish, model, context)
+        floats = self._float_layers(calibration, wish, model, context) if context.chosen is None else None
         best = calibration.run(wish)
         if not best.prepared.touched:
             raise UnsupportedModel(
@@ -203,6 +203,8 @@ class Int8Static:
         if floats is not None:
             best, note = floats.spend(best)
             said.append(note)
+        if context.chosen is not None and self._timed and (spare := [path for path in context.chosen["skip"] if path not in self.skip]):
+            best = respared(calibration, best, spare)
         return best, said
 
     def _float_layers(self, calibration: Any, wish: Any, model: nn.Module, context: Context) -> Any:

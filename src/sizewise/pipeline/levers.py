@@ -1,0 +1,80 @@
+"""What may be done to every scale of a task, by what it computes, the runtime, the data and the budget."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from sizewise import registry
+from sizewise.evaluate.metrics import primary_output
+from sizewise.pipeline.quantize import quantization_step, scheme_by_work
+from sizewise.pipeline.scales import Prepared
+from sizewise.pipeline.setup import Setup
+from sizewise.protocols import Inputs
+from sizewise.search.levers import low_rank_lever, precision_lever, pruning_lever, recovery_lever
+from sizewise.search.space import Lever, Space
+from sizewise.types import Cost, Step
+
+__all__ = ["make_space"]
+
+TIMED_MACS = 5_000_000  # of a call, about a millisecond: below, kernels are so short that channels save little time, and noise much
+WIDE = 16_384  # parameters of a layer, from which factors of it are worth a look
+FACTORED = ("conv", "conv1d", "pointwise", "matmul")
+HALF = 0.5  # of the limit that integers may use up
+SAFE = 0.95  # of the latency that layers in float may use up
+REFERENCE = {"teacher": "reference"}
+
+
+def make_space(setup: Setup, prepared: Mapping[str, Prepared], reference: str, recovery: Step | None) -> Space:
+    """Every plan that is worth a thought.
+
+    Args:
+        setup: the run.
+        prepared: the scales.
+        reference: name of the one that drops are counted from.
+        recovery: the training that follows what shrinks; None where nothing may be trained.
+    """
+    whole = _outputs(prepared[reference].module, setup.task.example) if recovery is not None else None
+    levers = {}
+    for scale, found in prepared.items():
+        others = []
+        if recovery is not None and scale != reference and _outputs(found.module, setup.task.example) == whole:
+            others.append(Step(technique=recovery.technique, settings={**recovery.settings, **REFERENCE}))
+        levers[scale] = _levers(setup, found.record.cost, recovery, others)
+    named = {level.step.technique for own in levers.values() for lever in own for level in lever.levels if level.step is not None}
+    return Space(levers, {name: registry.get("techniques", name) for name in sorted(named)}, setup.seed)
+
+
+def _levers(setup: Setup, cost: Cost, recovery: Step | None, others: list[Step]) -> tuple[Lever, ...]:
+    timed = setup.context.timer is not None and cost.macs >= TIMED_MACS
+    low_rank = low_rank_lever("latency" if timed else "params", recovers=recovery is not None)
+    if not any(layer.params >= WIDE and layer.family in FACTORED for layer in cost.layers):
+        low_rank = Lever(name=low_rank.name, levels=low_rank.levels[:1], ordered=True, shrinks=True)
+    return (
+        pruning_lever("latency" if timed else "macs", recovers=recovery is not None),
+        low_rank,
+        recovery_lever(recovery, others),
+        precision_lever(_precisions(setup, cost)),
+    )
+
+
+def _precisions(setup: Setup, cost: Cost) -> dict[str, tuple[Step, str]]:
+    """Int8 of the kind that suits the scale's work; mixed where that may lose too much; int4 where the size is limited."""
+    if setup.runtime.scheme is None:
+        return {}
+    budget = setup.budget
+    scheme = scheme_by_work(cost, data=setup.context.calibration is not None)
+    found = {"int8": (quantization_step("int8", scheme), {"static": "static8", "dynamic": "dynamic8", "weight_only": "weights8"}[scheme])}
+    if scheme == "static" and budget.max_drop:
+        found["mixed"] = (quantization_step("int8", "static", max_drop=HALF * budget.max_drop), "mixed")
+    elif scheme == "static" and not budget.max_drop and budget.latency_s and setup.context.timer is not None:
+        found["mixed"] = (Step(technique="int8_static", settings={"max_seconds": SAFE * budget.latency_s}), "mixed")
+    if budget.size_bytes is not None:
+        four = "static" if scheme == "static" else "weight_only"
+        found["int4"] = (quantization_step("int4", four), "static4" if four == "static" else "weights4")
+    return found
+
+
+def _outputs(model: nn.Module, example: Inputs) -> tuple[int, ...]:
+    with torch.inference_mode():
+        return tuple(primary_output(example.call(model)).shape)

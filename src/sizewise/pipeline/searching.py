@@ -1,0 +1,296 @@
+"""The search: plans are chosen one by one from what was measured, tried, and told to the study."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from sizewise.evaluate.scoring import module_call, quality
+from sizewise.files import write_bytes
+from sizewise.pipeline.crew import Hands
+from sizewise.pipeline.race import hopeless
+from sizewise.pipeline.scales import Prepared
+from sizewise.pipeline.settle import score_in_full
+from sizewise.pipeline.setup import Setup
+from sizewise.pipeline.trial import Bench, outcome
+from sizewise.profile.timing import time_interleaved
+from sizewise.search.frontier import best, has_margin
+from sizewise.search.planner import Planner, Proposal
+from sizewise.search.promise import Goal, goal_of
+from sizewise.search.proxy import Base
+from sizewise.search.rivals import settled
+from sizewise.search.space import Point, Space, harsher
+from sizewise.search.study import Study
+from sizewise.types import Candidate, Plan, SearchRecord, to_json
+from sizewise.units import format_seconds
+
+__all__ = ["Limits", "finished_before", "mild_points", "module_latencies", "plan_search", "search"]
+
+HUNDREDTH = 0.01
+NO_LOSS = 1e-9
+LATE = "the time limit was reached"
+
+Ended = Literal["done", "trials", "time", "target"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a search goes on.
+
+    Attributes:
+        trials: most plans that are tried, whatever comes of them.
+        stop_at_target: stop as soon as something fits the budget.
+    """
+
+    trials: int
+    stop_at_target: bool = False
+
+
+@dataclass
+class _Run:
+    """A search on its way."""
+
+    setup: Setup
+    bench: Bench
+    prepared: Mapping[str, Prepared]
+    planner: Planner
+    hands: Hands
+    done: list[Candidate] = field(default_factory=list)
+
+
+def module_latencies(setup: Setup, prepared: Mapping[str, Prepared]) -> dict[str, float]:
+    """Seconds of every scale's module, which predictions begin with; measured once per run folder."""
+    path = setup.store.trials / "latencies.json"
+    known: dict[str, float] = msgspec.json.decode(path.read_bytes(), type=dict[str, float]) if path.exists() else {}
+    if set(known) >= set(prepared):
+        return {scale: known[scale] for scale in prepared}
+    setup.progress.working("timing the scales")
+    calls = {scale: partial(module_call(found.module), setup.task.example) for scale, found in prepared.items()}
+    timed = time_interleaved(calls, rounds=5, block_s=0.01, seed=setup.seed)
+    found = {scale: timed.latency(scale).value for scale in prepared}
+    write_bytes(path, to_json(found))
+    return found
+
+
+def plan_search(
+    setup: Setup,
+    bench: Bench,
+    prepared: Mapping[str, Prepared],
+    reference: str,
+    space: Space,
+    study: Study,
+    latencies: Mapping[str, float],
+    finished: Sequence[Candidate],
+) -> Planner:
+    """What chooses the plans of this run.
+
+    Args:
+        setup: the run.
+        bench: what trials share.
+        prepared: the scales.
+        reference: name of the one that drops are counted from.
+        space: of plans.
+        study: the record.
+        latencies: of the scales' modules.
+        finished: what the run folder holds already.
+    """
+    score = float(np.mean(bench.reference_scores))
+    sign = 1 if setup.task.metric.higher_is_better else -1
+    bases = {}
+    for scale, found in prepared.items():
+        cost = found.record.cost
+        held = cost.weight_bytes + (cost.peak_bytes or 0)
+        loss = sign * (score - float(np.mean(found.scores)))
+        bases[scale] = Base(math.log(latencies[scale]), math.log(max(cost.weight_bytes, 1)), math.log(max(held, 1)), loss)
+    return Planner(space, setup.budget, _goal(setup, score), bases, study, mild_points(space, reference), score, finished)
+
+
+def finished_before(setup: Setup, bench: Bench, prepared: Mapping[str, Prepared]) -> list[Candidate]:
+    """What the run folder holds of these scales; what was beaten under another budget, and may not be under this one, is scored in full."""
+    found = [candidate for candidate in setup.store.finished() if candidate.plan.scale in prepared]
+    again = [c for c in found if c.status == "beaten" and not settled(c, found, setup.budget)]
+    return score_in_full(found, again, setup, bench)
+
+
+def _goal(setup: Setup, score: float) -> Goal:
+    unit = max(HUNDREDTH * abs(score), NO_LOSS)
+    return goal_of(setup.budget, score, higher_is_better=setup.task.metric.higher_is_better, unit=unit)
+
+
+def mild_points(space: Space, reference: str) -> tuple[Point, ...]:
+    """Every scale with all its parts, in integers where the runtime has them; of the reference in float besides."""
+    found: list[Point] = []
+    for scale in space.scales:
+        off = ["off"] * len(space.names)
+        whole = space.canonical(scale, off)
+        off[space.names.index("precision")] = "int8"
+        for point in (space.canonical(scale, off), whole if scale == reference else None):
+            if point is not None and point not in found:
+                found.append(point)
+    return tuple(found)
+
+
+def search(
+    setup: Setup,
+    bench: Bench,
+    prepared: Mapping[str, Prepared],
+    planner: Planner,
+    hands: Hands,
+    limits: Limits,
+    finished: Sequence[Candidate],
+) -> tuple[list[Candidate], SearchRecord]:
+    """Try plans until nothing promising is left or a limit is reached.
+
+    Args:
+        setup: the run.
+        bench: what trials share.
+        prepared: the scales.
+        planner: chooses the plans.
+        hands: carry them out.
+        limits: how long it goes on.
+        finished: what the run folder holds already.
+
+    Returns:
+        every candidate that was tried, given up or left untried for lack of time, and what the search did.
+    """
+    run = _Run(setup, bench, prepared, planner, hands, list(finished))
+    _give_up_scales(run)
+    for candidate in run.done:
+        setup.progress.advance(f"{candidate.plan.scale}: {candidate.plan.label}: {outcome(candidate)}", units=_was_tried(candidate))
+    ended = _loop(run, limits)
+    tried = sum(map(_was_tried, run.done))
+    setup.progress.advance(_told(ended, tried, limits), units=max(0, limits.trials - tried))
+    left = planner.left() if ended != "target" else []
+    if ended == "time":
+        plans = [planner.space.plan(point) for point in left[: limits.trials - tried]]
+        run.done += [Candidate(id=setup.store.identifier(plan), plan=plan, status="untried", reason=LATE) for plan in plans]
+    record = SearchRecord(
+        plans=len(planner.space.points),
+        tried=tried,
+        most=limits.trials,
+        ended=ended,
+        promising=len(left),
+        set_aside=planner.study.set_asides(),
+    )
+    scales = list(prepared)
+    return sorted(run.done, key=lambda c: (scales.index(c.plan.scale), len(c.plan.steps), c.id)), record
+
+
+def _loop(run: _Run, limits: Limits) -> Ended:
+    under_way = 0
+    while True:
+        ended = _ended(run, limits, under_way)
+        while ended is None and run.hands.free:
+            proposal = run.planner.next()
+            if proposal is None:
+                ended = "done"
+                break
+            under_way += _begin(run, proposal)
+            ended = _ended(run, limits, under_way)
+        if ended == "target":
+            for dropped in run.hands.drop():
+                run.planner.withdraw(dropped)
+        if not run.hands.busy:
+            assert ended is not None
+            return ended
+        _finish(run, *run.hands.next())
+        under_way -= 1
+
+
+def _ended(run: _Run, limits: Limits, under_way: int) -> Ended | None:
+    """Why no further trial begins, or None."""
+    tried = sum(map(_was_tried, run.done))
+    if tried + under_way and run.setup.late:
+        return "time"
+    if limits.stop_at_target and _reached(run):
+        return "target"
+    return "trials" if tried + under_way >= limits.trials else None
+
+
+def _reached(run: _Run) -> bool:
+    """Whether something fits, and will probably be proved to."""
+    found = best(run.done, run.setup.budget)
+    return found is not None and (found.proof_chance is None or has_margin(found))
+
+
+def _begin(run: _Run, proposal: Proposal) -> bool:
+    """Begin to try a plan, or say why it is not worth it; whether it was begun."""
+    candidate = _given_up(run, proposal)
+    if candidate is not None:
+        run.setup.store.save_candidate(candidate)
+        _finish(run, proposal, candidate)
+        return False
+    run.setup.progress.working(f"{proposal.plan.scale}: {proposal.plan.label}{_estimate(run.done, proposal)}")
+    run.hands.begin(proposal)
+    return True
+
+
+def _finish(run: _Run, proposal: Proposal, candidate: Candidate) -> None:
+    run.planner.tell(proposal, candidate)
+    run.done.append(candidate)
+    plan = candidate.plan
+    run.setup.progress.advance(f"{plan.scale}: {plan.label}: {outcome(candidate)}", units=_was_tried(candidate))
+
+
+def _given_up(run: _Run, proposal: Proposal) -> Candidate | None:
+    """A plan that can only be worse than one that was stopped or failed; it may have been chosen before that was known."""
+    milder = [c for c in run.done if c.status in ("stopped", "failed") and harsher(proposal.plan, c.plan)]
+    if not milder:
+        return None
+    return _not_tried(run, proposal.plan, f"{milder[0].plan.label} {'was stopped' if milder[0].status == 'stopped' else 'failed'} already")
+
+
+def _not_tried(run: _Run, plan: Plan, reason: str) -> Candidate:
+    return Candidate(id=run.setup.store.identifier(plan), plan=plan, status="stopped", reason=f"not tried: {reason}")
+
+
+def _no_hope(run: _Run, scale: str) -> str | None:
+    """Why no plan of a scale can keep the limit of quality, or None."""
+    found = quality(run.prepared[scale].scores, run.setup.task.metric, run.bench.reference_scores)
+    why = hopeless(found, run.setup.budget)
+    return f"in float, {why}" if why else None
+
+
+def _give_up_scales(run: _Run) -> None:
+    """Leave out what is done to scales that have no hope, unless the reference teaches them; their mild plans say so in the record."""
+    space, known = run.planner.space, {candidate.id for candidate in run.done}
+    mild = set(mild_points(space, ""))
+    for scale in space.scales:
+        reason = _no_hope(run, scale)
+        for point in space.points if reason is not None else ():
+            plan = space.plan(point)
+            if point.scale != scale or not plan.steps or any(step.settings.get("teacher") == "reference" for step in plan.steps):
+                continue
+            run.planner.give_up(point, reason or "")
+            candidate = _not_tried(run, plan, reason or "")
+            if point in mild and candidate.id not in known:
+                run.setup.store.save_candidate(candidate)
+                run.done.append(candidate)
+
+
+def _was_tried(candidate: Candidate) -> bool:
+    """Whether it took a trial; what is given up by a rule takes none."""
+    return candidate.status in ("measured", "failed", "beaten") or (candidate.status == "stopped" and candidate.seconds > 0)
+
+
+def _estimate(done: Sequence[Candidate], proposal: Proposal) -> str:
+    """How long it may take, by the plans of the same techniques, or by all."""
+    kinds = [step.technique for step in proposal.plan.steps]
+    alike = [c.seconds for c in done if c.seconds and [step.technique for step in c.plan.steps] == kinds]
+    spent = alike or [c.seconds for c in done if c.seconds]
+    about = f", about {format_seconds(float(np.median(spent)))}" if spent else ""
+    return f" ({proposal.why}{about})"
+
+
+def _told(ended: Ended, tried: int, limits: Limits) -> str:
+    why = {
+        "done": "nothing that is left is expected to be better",
+        "trials": f"that is as many as were asked for; --trials {2 * limits.trials} --resume goes on",
+        "time": f"{LATE}; --resume goes on",
+        "target": "something fits the budget, which was all that was wanted",
+    }
+    return f"search: {tried} plans tried; {why[ended]}"

@@ -1,0 +1,90 @@
+"""The levers that the search has, and what is believed of them before anything is measured.
+
+The beliefs are rules of thumb with wide margins, from the benchmarks of this project; a few measurements outweigh them (`search/proxy.py`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from sizewise.search.space import OFF, Belief, Level, Lever
+from sizewise.types import Step
+
+__all__ = ["PRECISIONS", "low_rank_lever", "precision_lever", "pruning_lever", "recovery_lever"]
+
+PRUNING_RATES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+LOW_RANK_RATES = (0.2, 0.4)
+REPAIRS = {"mixed": "int8"}  # precisions that are of use where another loses too much
+USUAL = {"channel_pruning": "macs", "low_rank": "params"}  # what a rate counts where a plan does not say it
+SPREAD = 0.6  # of what a rate is thought to cost, as its standard deviation
+FLOOR = 0.1  # points that every step may cost, whatever its rate
+
+# of float32: latency and size as logarithms, loss in hundredths of the reference's quality; means and standard deviations
+PRECISIONS: Mapping[str, Belief] = {
+    "static8": Belief(latency=(math.log(0.5), 0.5), size=(math.log(0.28), 0.1), loss=(0.2, 0.5)),
+    "static4": Belief(latency=(math.log(0.5), 0.5), size=(math.log(0.17), 0.15), loss=(2.0, 3.0)),
+    "mixed": Belief(latency=(math.log(0.7), 0.4), size=(math.log(0.5), 0.4), loss=(0.1, 0.3)),
+    "dynamic8": Belief(latency=(math.log(0.5), 0.4), size=(math.log(0.28), 0.1), loss=(0.3, 0.7)),
+    "weights8": Belief(latency=(0.0, 0.15), size=(math.log(0.28), 0.1), loss=(0.1, 0.3)),
+    "weights4": Belief(latency=(0.0, 0.2), size=(math.log(0.17), 0.15), loss=(1.5, 2.5)),
+}
+
+
+def pruning_lever(target: str, *, recovers: bool) -> Lever:
+    """Channel pruning at rising rates.
+
+    Args:
+        target: what the rate counts: "latency" or "macs".
+        recovers: whether training follows, so that less is lost.
+    """
+    exponent = 1.0 if target == "latency" else 0.7
+    levels = tuple(_shrunk("channel_pruning", rate, target, recovers, exponent) for rate in PRUNING_RATES)
+    return Lever(name="pruning", levels=(Level(name=OFF), *levels), ordered=True, shrinks=True)
+
+
+def low_rank_lever(target: str, *, recovers: bool) -> Lever:
+    """Low rank factors at some rates.
+
+    Args:
+        target: what the rate counts: "latency" or "params".
+        recovers: whether training follows, so that less is lost.
+    """
+    exponent = 1.0 if target == "latency" else 0.4
+    levels = tuple(_shrunk("low_rank", rate, target, recovers, exponent) for rate in LOW_RANK_RATES)
+    return Lever(name="low_rank", levels=(Level(name=OFF), *levels), ordered=True, shrinks=True)
+
+
+def _shrunk(technique: str, rate: float, target: str, recovers: bool, exponent: float) -> Level:
+    """A level that removes a share: cost goes by the rest to some power, loss by the square of what is gone over what is left."""
+    kept = -math.log(1 - rate)
+    lost = (rate / (1 - rate)) ** 2 * (0.5 if recovers else 1.0)
+    belief = Belief(
+        latency=(-exponent * kept, 0.05 + (0.1 if target == "latency" else 0.4) * kept),
+        size=(-0.8 * kept, 0.05 + 0.4 * kept),
+        loss=(lost, SPREAD * lost + FLOOR),
+    )
+    settings = {"rate": rate} if target == USUAL[technique] else {"rate": rate, "target": target}
+    return Level(name=f"{rate:g}", step=Step(technique=technique, settings=settings), strength=rate, belief=belief)
+
+
+def precision_lever(steps: Mapping[str, tuple[Step, str]]) -> Lever:
+    """Float, or one of the quantizations that suit the scale.
+
+    Args:
+        steps: by level's name, what is done and the belief about it, a key of `PRECISIONS`.
+    """
+    levels = [Level(name=name, step=step, belief=PRECISIONS[kind], repairs=REPAIRS.get(name)) for name, (step, kind) in steps.items()]
+    return Lever(name="precision", levels=(Level(name=OFF), *levels))
+
+
+def recovery_lever(own: Step | None, others: Sequence[Step]) -> Lever:
+    """No training, training to do what the whole scale does, or what the reference does.
+
+    Args:
+        own: distils from the scale itself; None where nothing may be trained.
+        others: that distil from the reference; none where the scale is the reference, or its outputs have another shape.
+    """
+    levels = [Level(name=OFF)]
+    if own is not None:
+        levels.append(Level(name="source", step=own))
+        levels += [Level(name="reference", step=step, alone=True, belief=Belief(loss=(-0.3, 0.7))) for step in others]
+    return Lever(name="recovery", levels=tuple(levels), heals=True)

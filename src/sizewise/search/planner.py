@@ -1,0 +1,357 @@
+"""What to try next, until nothing promising is left.
+
+Mild plans come first, then what the proxy expects most of, and now and then what Optuna suggests.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from optuna.trial import Trial
+from scipy.stats import norm
+
+from sizewise.search.frontier import best, has_margin
+from sizewise.search.promise import Goal, Promise, observed_figures, promise
+from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
+from sizewise.search.space import OFF, Point, Space, harsher
+from sizewise.search.study import Study
+from sizewise.types import Budget, Candidate, Measurement, Plan
+
+__all__ = ["Planner", "Proposal"]
+
+EVERY = 4  # of the trials after the mild ones, one follows Optuna's suggestions,
+ASKED = 6  # of which so many are looked at
+NEAREST = 4  # trials that come nearer to a budget that nothing seems to fit
+LESS = 0.1  # hundredths of quality below a loss that lacks a margin
+SET_ASIDE = "predicted not to be the best that fits"
+
+Mask = Bool[ndarray, " n"]
+Column = Float[ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan to try.
+
+    Attributes:
+        trial: of the study, which is told what became of it.
+        why: in words.
+    """
+
+    point: Point
+    plan: Plan
+    trial: Trial
+    why: str
+
+
+class Planner:
+    """Chooses plans one by one.
+
+    Args:
+        space: of plans.
+        budget: the limits.
+        goal: the same in the proxy's units, and what is better.
+        bases: what every scale is thought to have as it is.
+        study: the record.
+        mild: plans that are tried first, those that leave a scale as it is whatever is predicted.
+        reference: the reference's score on validation, where a measurement does not say its drop.
+        measured: what is finished already.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        budget: Budget,
+        goal: Goal,
+        bases: Mapping[str, Base],
+        study: Study,
+        mild: Sequence[Point],
+        reference: float,
+        measured: Sequence[Candidate] = (),
+    ) -> None:
+        self.space, self.goal, self.study = space, goal, study
+        self._budget, self._reference = budget, reference
+        self._proxy = Proxy(space, bases, goal.unit)
+        self._done: dict[Point, Candidate] = {}
+        self._given_up: dict[Point, str] = {}
+        self._under_way: set[Point] = set()
+        self._tried = self._nearer = 0
+        for candidate in measured:
+            point = space.find(candidate.plan)
+            if point is not None:
+                self._done[point] = candidate
+        figures = {point: found for point, candidate in self._done.items() if (found := self._figures(candidate)) is not None}
+        study.resume(self._done, figures)
+        forecast = self.forecast()
+        self._mild = [point for point in sorted(mild, key=lambda point: self._worth(forecast, point)) if point not in self._done]
+
+    def _worth(self, forecast: Forecast, point: Point) -> tuple[float, ...]:
+        """What is expected to be cheap and good comes first."""
+        at = self.space.points.index(point)
+        latency, size, loss = (float(forecast.mean[FIGURES.index(name), at]) for name in ("latency", "size", "loss"))
+        over = max(0.0, loss - self.goal.limits[-1]) if math.isfinite(self.goal.limits[-1]) else 0.0
+        return (over, latency + size) if self.goal.by_cost else (loss, latency + size)
+
+    def forecast(self) -> Forecast:
+        """Of every point, from all that is known."""
+        return self._proxy.predict([*self._observations(), *self.study.elsewhere()[0]])
+
+    def best(self) -> Candidate | None:
+        """The best of this run that fits."""
+        return best(list(self._done.values()), self._budget)
+
+    def give_up(self, point: Point, reason: str) -> None:
+        """A plan that is not worth trying."""
+        self._given_up[point] = reason
+
+    def left(self, forecast: Forecast | None = None) -> list[Point]:
+        """Plans that are worth a trial as things are, the best first."""
+        found = self._promise(forecast or self.forecast())
+        order = np.argsort(-found.gain, kind="stable")
+        return [self.space.points[at] for at in order if found.gain[at] > 0]
+
+    def chances(self, forecast: Forecast) -> Column:
+        """Per point of the space, how probable it is that it is the best that fits."""
+        return self._promise(forecast).chance
+
+    def next(self) -> Proposal | None:
+        """A plan to try; None where nothing promising is left, or nothing until what is under way is told.
+
+        Several can be under way. Each is believed to turn out as predicted, so that others are not chosen for the same promise.
+
+        Source: Ginsbourger, Le Riche and Carraro, Kriging Is Well-Suited to Parallelize Optimization, 2010, for the kriging believer.
+        Deviation: where nothing has a promise beside what is believed, but something has without it, that is chosen: a worker has
+        nothing better to do.
+        """
+        if self.study.waiting():
+            trial, point = self.study.ask()  # it was interrupted, or another run put it there
+            if point is not None and self._open(point):
+                return self._proposed(trial, point, "goes on where the search was interrupted")
+            self.study.set_aside(trial, "done already", {})
+        forecast = self.forecast()
+        found = self._promise(forecast)
+        if self._under_way:
+            believed = self._promise(*self._believing(forecast))
+            found = believed if believed.gain.any() else found
+        while self._mild:
+            point = self._mild.pop(0)
+            # a whole model as it is tells what all else is worth; the others are tried as long as they may win
+            if self._open(point) and (not self.space.plan(point).steps or found.gain[self.space.points.index(point)] > 0):
+                return self._enqueued(point, "mild")
+        if not found.gain.any():
+            return None if self._under_way else self._borrowed()
+        self._tried += 1
+        if self._tried % EVERY == 0 and (suggested := self._suggested(forecast, found)) is not None:
+            return suggested
+        at = int(np.argmax(found.gain))
+        self._nearer += found.nearing
+        why = "expected to come nearest to the budget" if found.nearing else f"{_percent(found.chance[at])} to be the best that fits"
+        return self._enqueued(self.space.points[at], why)
+
+    def tell(self, proposal: Proposal, candidate: Candidate) -> None:
+        """What became of a plan."""
+        self._under_way.discard(proposal.point)
+        self._done[proposal.point] = candidate
+        figures = self._figures(candidate)
+        self.study.tell(proposal.trial, candidate, figures, self._excesses(figures) if figures is not None else {})
+
+    def withdraw(self, proposal: Proposal) -> None:
+        """A plan whose trial was broken off; it may be tried again."""
+        self._under_way.discard(proposal.point)
+        self.study.withdraw(proposal.trial)
+
+    def _open(self, point: Point) -> bool:
+        return point not in self._done and point not in self._given_up and point not in self._under_way
+
+    def _believing(self, forecast: Forecast) -> tuple[Forecast, list[Observation]]:
+        """What is expected where plans under way turn out as predicted, and these predictions as if they were measured."""
+        believed = []
+        for point in sorted(self._under_way):
+            latency, size, memory, loss = (float(value) for value in forecast.mean[:, self.space.points.index(point)])
+            believed.append(Observation(point, math.exp(latency), math.exp(size), math.exp(memory), loss))
+        return self._proxy.predict([*self._observations(), *self.study.elsewhere()[0], *believed]), believed
+
+    def _promise(self, forecast: Forecast, believed: Sequence[Observation] = ()) -> Promise:
+        """Of every point that may be tried: not done, not given up, not tried by another run, and not harsher than what was stopped."""
+        own = self._observations()
+        observed, taken = self.study.elsewhere()
+        observed = [*observed, *believed]
+        bad = [c.plan for c in self._done.values() if c.status in ("stopped", "failed")]
+        points, broken = self.space.points, self._broken()
+        may = [
+            self._open(p)
+            and p not in taken
+            and not any(self._uses(p, *part) for part in broken)
+            and self._has_what_to_repair(p)
+            and not any(harsher(self.space.plan(p), plan) for plan in bad)
+            for p in points
+        ]
+        found = self._better(forecast, np.array(may, dtype=bool), [*own, *observed], observed)
+        return Promise(found.chance, np.zeros_like(found.gain)) if found.nearing and self._nearer >= NEAREST else found
+
+    def _has_what_to_repair(self, point: Point) -> bool:
+        """Whether a plan that loses less than another is of use: the other was tried, and does not keep the limit, or not by a margin."""
+        for at, level in enumerate(self.space.levels(point)):
+            if level.repairs is not None:
+                twin = self.space.canonical(point.scale, (*point.levels[:at], level.repairs, *point.levels[at + 1 :]))
+                tried = self._done.get(twin) if twin is not None else None
+                if tried is None or tried.status == "failed" or self._keeps_quality(tried):
+                    return False
+        return True
+
+    def _keeps_quality(self, candidate: Candidate) -> bool:
+        """Whether nothing is to be gained by losing less."""
+        if candidate.measured is None or not self.goal.by_cost:
+            return candidate.status == "beaten"
+        loss = observed_figures(candidate.measured, self._reference)[-1]
+        return loss <= self.goal.limits[-1] and (candidate.proof_chance is None or has_margin(candidate))
+
+    def _broken(self) -> set[tuple[str, int, str]]:
+        """Scale, lever and level of what cannot be done there.
+
+        That is what a plan failed with if all its other parts are known to work, or what two plans failed with.
+        """
+        blamed: dict[tuple[str, int, str], float] = {}
+        fine = [point for point, c in self._done.items() if c.status in ("measured", "beaten") or (c.status == "stopped" and c.seconds > 0)]
+        for point, candidate in self._done.items():
+            if candidate.status == "failed":
+                parts = [(point.scale, at, name) for at, name in enumerate(point.levels) if name != OFF]
+                suspects = [part for part in parts if not any(self._uses(other, *part) for other in fine)]
+                for part in suspects:
+                    blamed[part] = blamed.get(part, 0.0) + (1.0 if len(suspects) == 1 else 0.5)
+        return {part for part, blame in blamed.items() if blame >= 1}
+
+    def _uses(self, point: Point, scale: str, lever: int, level: str) -> bool:
+        """Whether a plan does that to the scale, at least as strongly."""
+        own = self.space.levers(point.scale)[lever]
+        if point.scale != scale or point.levels[lever] == OFF:
+            return False
+        return own.level(point.levels[lever]).strength >= own.level(level).strength if own.ordered else point.levels[lever] == level
+
+    def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
+        """Than the best so far, which a candidate without a margin is only among its like."""
+        leader = self.best()
+        found = [self._observed(self._point_of(leader), leader)] if leader is not None else []
+        found += [o for o in elsewhere if self._fits(o)]
+        top = min((o for o in found if o is not None), key=lambda o: (*self._rank(o), o.point), default=None)
+        if leader is None or leader.proof_chance is None:
+            return promise(forecast, self.goal, may, top, every)
+        safe = self._safe_losses()
+        if has_margin(leader):
+            return promise(forecast, self.goal, may, top, every, safe)
+        with_margin = promise(forecast, self.goal, may, None, [], safe)
+        return with_margin if with_margin.gain.any() else promise(forecast, self.goal, may, top, every)
+
+    def _safe_losses(self) -> Column:
+        """Per point the loss at which the test split will still prove the limit, as far as measured candidates tell.
+
+        That depends on how often a file and the reference disagree, which is a scale's own.
+        """
+        limits = {scale: self._safe_loss(scale) for scale in self.space.scales}
+        return np.array([limits[point.scale] for point in self.space.points])
+
+    def _safe_loss(self, scale: str) -> float:
+        rows = [
+            (observed_figures(c.measured, self._reference)[-1], has_margin(c))
+            for point, c in self._done.items()
+            if c.measured is not None and c.proof_chance is not None and point.scale == scale
+        ]
+        safe = max((loss for loss, margin in rows if margin), default=None)
+        unsafe = [loss for loss, margin in rows if not margin and (safe is None or loss > safe)]
+        limit = self.goal.limits[-1]
+        if not unsafe:
+            return limit
+        return min(limit, min(unsafe) - LESS * self.goal.unit if safe is None else (min(unsafe) + safe) / 2)
+
+    def _suggested(self, forecast: Forecast, found: Promise) -> Proposal | None:
+        """One of Optuna's suggestions that is promising; the others are told to the study with what was predicted of them."""
+        for _ in range(ASKED):
+            trial, point = self.study.ask()
+            if point is None:
+                self.study.set_aside(trial, "its steps do not go together", {})
+                continue
+            at = self.space.points.index(point)
+            if found.gain[at] > 0:
+                return self._proposed(trial, point, f"suggested by Optuna: {_percent(found.chance[at])} to be the best that fits")
+            self.study.set_aside(trial, "done already" if point in self._done else SET_ASIDE, _told(forecast, found, at))
+        return None
+
+    def _borrowed(self) -> Proposal | None:
+        """What another run found better than all of this one; it is made here, too."""
+        leader = self.best()
+        own = self._observed(self._point_of(leader), leader) if leader is not None else None
+        better = [o for o in self.study.elsewhere()[0] if self._fits(o) and self._open(o.point)]
+        better = [o for o in better if own is None or self._rank(o) < self._rank(own)]
+        chosen = min(better, key=lambda o: (*self._rank(o), o.point), default=None)
+        return self._enqueued(chosen.point, "the best of another run that shares the study") if chosen is not None else None
+
+    def _enqueued(self, point: Point, why: str) -> Proposal:
+        self.study.enqueue(point)
+        trial, popped = self.study.ask()
+        return self._proposed(trial, point if popped is None else popped, why)
+
+    def _proposed(self, trial: Trial, point: Point, why: str) -> Proposal:
+        self._under_way.add(point)
+        return Proposal(point, self.space.plan(point), trial, why)
+
+    def _figures(self, candidate: Candidate) -> tuple[float, ...] | None:
+        return observed_figures(candidate.measured, self._reference) if candidate.measured is not None else None
+
+    def _observations(self) -> list[Observation]:
+        found = [self._observed(point, candidate) for point, candidate in self._done.items()]
+        return [observed for observed in found if observed is not None]
+
+    def _observed(self, point: Point, candidate: Candidate) -> Observation | None:
+        """What a candidate says, be it that its loss is too large; None where it says nothing."""
+        if candidate.measured is not None:
+            return Observation(point, *observed_figures(candidate.measured, self._reference))
+        if candidate.partly is not None:
+            figures = observed_figures(candidate.partly, self._reference)
+            return Observation(point, *figures, loss_sd=max(_deviation(candidate.partly), 1e-3 * self.goal.unit))
+        if candidate.status == "stopped" and math.isfinite(self.goal.limits[-1]):
+            return Observation(point, loss=self.goal.limits[-1], at_least=True)
+        return None
+
+    def _point_of(self, candidate: Candidate) -> Point:
+        return next(point for point, known in self._done.items() if known is candidate)
+
+    def _fits(self, observed: Observation) -> bool:
+        return all(excess <= 0 for excess in self._excesses(_values(observed)).values()) if observed.whole else False
+
+    def _rank(self, observed: Observation) -> tuple[float, float]:
+        latency, size, _, loss = _values(observed)
+        cost = math.log(latency) + math.log(size)
+        return (cost, loss) if self.goal.by_cost else (loss, cost)
+
+    def _excesses(self, figures: Sequence[float]) -> dict[str, float]:
+        """By how much every limit is exceeded: logarithms of costs, and the loss in the metric's unit."""
+        *costs, loss = figures
+        over = [math.log(cost) - limit for cost, limit in zip(costs, self.goal.limits[:-1], strict=True)]
+        named = dict(zip(FIGURES, [*over, loss - self.goal.limits[-1] - 1e-12], strict=True))
+        return {name: excess for name, excess in named.items() if math.isfinite(excess)}
+
+
+def _values(observed: Observation) -> tuple[float, float, float, float]:
+    assert observed.latency is not None
+    assert observed.size is not None
+    assert observed.loss is not None
+    return observed.latency, observed.size, observed.memory or 1.0, observed.loss
+
+
+def _deviation(measured: Measurement) -> float:
+    """Of the loss on the whole split, seen from a part of it."""
+    found = measured.quality.drop or measured.quality.score
+    return (found.high - found.low) / 2 / float(norm.ppf(0.5 + found.confidence / 2))
+
+
+def _told(forecast: Forecast, found: Promise, at: int) -> dict[str, float]:
+    latency, size, memory, loss = (float(value) for value in forecast.mean[:, at])
+    costs = {"latency_s": math.exp(latency), "size_bytes": math.exp(size), "memory_bytes": math.exp(memory)}
+    return {**costs, "loss": loss, "chance": float(found.chance[at])}
+
+
+def _percent(chance: float) -> str:
+    return f"{100 * chance:.0f} %"

@@ -1,0 +1,144 @@
+"""Which untried plan is worth a trial: by how much it may be better than the best so far, and how likely it keeps the budget.
+
+Source: Schonlau, Welch and Jones, Global versus Local Search in Constrained Optimization, 1998, for the expected improvement under
+constraints: the improvement expected times the probability that all limits are kept. Deviation: as long as nothing fits, the probability
+alone counts, and where no plan has a chance to fit, the nearness to the budget.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from scipy.stats import norm
+
+from sizewise.search.proxy import FIGURES, Forecast, Observation
+from sizewise.types import Budget, Measurement
+
+__all__ = ["Goal", "Promise", "goal_of", "observed_figures", "promise"]
+
+LEAST_CHANCE = 0.05  # of being the best that fits, below which a plan is not tried
+CHEAPER = 0.02  # of the cost: what is no gain
+BETTER = 0.02  # hundredths of quality: what is no gain
+NEARER = 0.02  # of the logarithm of the worst excess: what is no nearer
+ONE_POINT = 0.01  # a further point counts like doubling the cost, as in `types.Violation.excess`
+
+Column = Float[ndarray, " n"]
+Mask = Bool[ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a search wants.
+
+    Attributes:
+        limits: per figure of the proxy, in its units (logarithms of costs; the loss as it is); infinite where there is none.
+        by_cost: whether the cheapest that fits is best; else the one of least loss.
+        unit: a hundredth of the reference's quality.
+    """
+
+    limits: tuple[float, ...]
+    by_cost: bool
+    unit: float
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is expected of every point.
+
+    Attributes:
+        chance: that it keeps every limit and is better than the best so far.
+        gain: expected; the higher, the sooner it is tried. 0 where it is not worth a trial.
+        nearing: whether no point has a chance, and the gain is only to come nearer to the budget.
+    """
+
+    chance: Column
+    gain: Column
+    nearing: bool = False
+
+
+def goal_of(budget: Budget, reference: float, *, higher_is_better: bool, unit: float) -> Goal:
+    """The budget in the proxy's units.
+
+    Args:
+        budget: the limits.
+        reference: the reference's score on validation.
+        higher_is_better: of the metric.
+        unit: see `Goal`.
+    """
+    losses = [budget.max_drop] if budget.max_drop is not None else []
+    if budget.min_quality is not None:
+        losses.append((reference - budget.min_quality) * (1 if higher_is_better else -1))
+    costs = (budget.latency_s, budget.size_bytes, budget.memory_bytes)
+    limits = (*(math.inf if limit is None else math.log(limit) for limit in costs), min(losses, default=math.inf))
+    return Goal(limits, bool(losses), unit)
+
+
+def observed_figures(measured: Measurement, reference: float) -> tuple[float, float, float, float]:
+    """Latency, size, memory and loss of a measured file, as an `Observation` has them."""
+    sign = 1 if measured.quality.higher_is_better else -1
+    drop = measured.quality.drop
+    loss = drop.value if drop is not None else sign * (reference - measured.quality.score.value)
+    return measured.latency.value, float(measured.size_bytes), max(measured.memory.value, 1.0), loss
+
+
+def promise(
+    forecast: Forecast, goal: Goal, open_: Mask, best: Observation | None, others: Sequence[Observation], losses: Column | None = None
+) -> Promise:
+    """What the points that are not tried yet promise.
+
+    Args:
+        forecast: of every point.
+        goal: limits, and what is better.
+        open_: which points may be tried.
+        best: the best that fits so far.
+        others: all that is measured, of which one is the nearest where nothing fits.
+        losses: a stricter limit of the loss per point.
+    """
+    limits: list[float | Column] = [*goal.limits[:-1], goal.limits[-1] if losses is None else losses]
+    fits = np.prod([norm.cdf((limit - forecast.mean[at]) / forecast.sd[at]) for at, limit in enumerate(limits)], axis=0)
+    if best is not None:
+        chance, gain = _improvement(forecast, goal, best)
+        chance, gain = chance * fits, gain * fits
+        return Promise(chance, np.where(open_ & (chance >= LEAST_CHANCE), gain, 0.0))
+    worth = np.where(open_ & (fits >= LEAST_CHANCE), fits, 0.0)
+    if not worth.any() and others:
+        return Promise(fits, np.where(open_, _nearer(forecast, goal, others), 0.0), nearing=True)
+    return Promise(fits, worth)
+
+
+def _improvement(forecast: Forecast, goal: Goal, best: Observation) -> tuple[Column, Column]:
+    """The chance to be better by more than nothing, and by how much in expectation."""
+    latency, size, loss = FIGURES.index("latency"), FIGURES.index("size"), FIGURES.index("loss")
+    if goal.by_cost:
+        assert best.latency is not None
+        assert best.size is not None
+        mean, sd = forecast.mean[latency] + forecast.mean[size], np.hypot(forecast.sd[latency], forecast.sd[size])
+        target = math.log(best.latency) + math.log(best.size) - CHEAPER
+    else:
+        assert best.loss is not None
+        mean, sd = forecast.mean[loss] / goal.unit, forecast.sd[loss] / goal.unit
+        target = best.loss / goal.unit - BETTER
+    z = (target - mean) / sd
+    return norm.cdf(z), sd * (z * norm.cdf(z) + norm.pdf(z))
+
+
+def _nearer(forecast: Forecast, goal: Goal, others: Sequence[Observation]) -> Column:
+    """By how much a point is expected to be nearer to the budget than all that is measured; 0 where it is not."""
+    measured = np.array([[math.log(o.latency), math.log(o.size), math.log(o.memory), o.loss] for o in others if o.whole]).T  # type: ignore[arg-type]
+    if not measured.size:
+        return np.zeros(forecast.mean.shape[1])
+    gap = _excess(measured, goal).min() - _excess(forecast.mean, goal)
+    return np.where(gap > NEARER, gap, 0.0)
+
+
+def _excess(figures: Float[ndarray, "figures n"], goal: Goal) -> Column:
+    """The logarithm of the worst excess over a limit, as `search/frontier.nearest` counts it."""
+    over = [np.maximum(figures[at] - limit, 0.0) for at, limit in enumerate(goal.limits[:-1])]
+    limit = goal.limits[-1]
+    if math.isfinite(limit):
+        over.append(np.log1p(np.maximum(figures[-1] - limit, 0.0) / max(limit, ONE_POINT)))
+    worst: Column = np.max(over, axis=0)
+    return worst

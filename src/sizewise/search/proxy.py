@@ -1,0 +1,182 @@
+"""What a plan will cost and lose, predicted from the plans that were measured.
+
+Logarithms of latency and size, and the loss of quality, are sums: of what the scale has as it is, and of what every lever adds. What a
+lever adds is believed to be around a rule of thumb (`search/levers.py`), partly the same for all scales and partly a scale's own, and
+alike at rates that lie near each other. All that is Gaussian, so that predictions given the measurements have a closed form: kriging.
+Along rising rates predicted losses never fall, and costs never rise.
+
+Source: Duvenaud, Nickisch and Rasmussen, Additive Gaussian Processes, NeurIPS 2011, for sums; Barlow et al., Statistical Inference under
+Order Restrictions, 1972, for isotonic regression. Deviations: the prior's parameters are fixed, since there are a handful of measurements;
+monotony is imposed on the means afterwards.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.optimize import isotonic_regression
+
+from sizewise.search.space import Level, Lever, Point, Space
+
+__all__ = ["FIGURES", "Base", "Forecast", "Observation", "Proxy"]
+
+FIGURES = ("latency", "size", "memory", "loss")
+SHARED = 0.5  # of the variance of what a lever does is the same for all scales
+NEAR = 0.5  # difference of rates at which what they do is still alike
+ALIKE = 0.3  # correlation of the levels of an unordered lever
+OFFSET = (1.0, 0.3, 1.0, 0.0)  # of all scales together: how a file's figures differ from the module's
+OWN = (0.5, 0.1, 0.3, 0.1)  # of every scale by itself
+REST = (0.06, 0.04, 0.15, 0.15)  # of every plan by itself: what sums cannot say
+NOISE = (0.02, 1e-3, 0.02, 1e-3)  # of a measurement
+CENSORED = 1.0  # standard deviation, in hundredths, of a loss that is only known to be too large
+
+Values = Float[ndarray, "figures n"]
+Column = Float[ndarray, " n"]
+Square = Float[ndarray, "n m"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a scale is thought to have as it is: logarithms of seconds, of the file's bytes and of memory's, and the known loss."""
+
+    latency: float
+    size: float
+    memory: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was measured of a plan; None where it was not.
+
+    Attributes:
+        latency: seconds.
+        size: bytes.
+        memory: bytes.
+        loss: of quality, in the metric's unit.
+        loss_sd: of the loss, where only a part of validation was seen; such a plan is known, but cannot be chosen.
+        at_least: whether the loss is only a bound from below.
+    """
+
+    point: Point
+    latency: float | None = None
+    size: float | None = None
+    memory: float | None = None
+    loss: float | None = None
+    loss_sd: float = 0.0
+    at_least: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is known."""
+        return None not in (self.latency, self.size, self.memory, self.loss) and not self.at_least and not self.loss_sd
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Means and standard deviations per figure and point: logarithms of seconds, bytes and bytes, and the loss in the metric's unit."""
+
+    mean: Values
+    sd: Values
+
+
+class Proxy:
+    """Predicts every plan of a space.
+
+    Args:
+        space: of plans.
+        bases: per scale.
+        unit: a hundredth of the reference's quality, which losses are believed in.
+    """
+
+    def __init__(self, space: Space, bases: Mapping[str, Base], unit: float) -> None:
+        self.space, self.unit = space, unit
+        points = space.points
+        self._index = {point: place for place, point in enumerate(points)}
+        levels = [space.levels(point) for point in points]
+        scales = np.array([space.scales.index(point.scale) for point in points], dtype=int)
+        same = (scales[:, None] == scales[None, :]).astype(float)
+        flags = space.levers(space.scales[0]) if space.scales else ()
+        self._prior, self._kernels = [], []
+        for place, figure in enumerate(FIGURES):
+            of_base = np.array([getattr(bases[point.scale], figure) / (unit if figure == "loss" else 1.0) for point in points])
+            self._prior.append(of_base + np.array([sum(getattr(level.belief, figure)[0] for level in row) for row in levels]))
+            kernel = np.full(same.shape, OFFSET[place] ** 2) + OWN[place] ** 2 * same
+            for number, lever in enumerate(flags):
+                kernel += _kernel([row[number] for row in levels], lever, figure) * (SHARED + (1 - SHARED) * same)
+            self._kernels.append(kernel)
+        self._lines = [line for number, lever in enumerate(flags) if lever.ordered for line in _lines(points, levels, number)]
+
+    def predict(self, observed: Sequence[Observation]) -> Forecast:
+        """What is expected of every point of the space, in its order; what was measured is told as it was measured."""
+        means, sds = [], []
+        for place, figure in enumerate(FIGURES):
+            seen = [o for o in observed if getattr(o, figure) is not None]
+            rows = [(self._index[o.point], *_read(o, figure, self.unit, NOISE[place])) for o in seen]
+            bounds = {self._index[o.point] for o in seen if figure == "loss" and o.at_least}
+            mean, sd = self._posterior(place, rows, bounds)
+            exact = {at: value for at, value, noise in rows if noise <= NOISE[place]}
+            mean = self._monotone(mean, sd, exact, rising=figure == "loss")
+            for at, value in exact.items():
+                mean[at], sd[at] = value, NOISE[place]
+            scale = self.unit if figure == "loss" else 1.0
+            means.append(mean * scale)
+            sds.append(sd * scale)
+        return Forecast(np.array(means), np.array(sds))
+
+    def _posterior(self, place: int, rows: Sequence[tuple[int, float, float]], bounds: Collection[int]) -> tuple[Column, Column]:
+        prior, kernel = self._prior[place], self._kernels[place]
+        rest = REST[place] ** 2
+        if not rows:
+            return prior.copy(), np.sqrt(np.diag(kernel) + rest)
+        at = [index for index, _, _ in rows]
+        values = np.array([max(value, prior[index]) if index in bounds else value for index, value, _ in rows])
+        noise = np.array([noise**2 for _, _, noise in rows])
+        inner = kernel[np.ix_(at, at)] + np.diag(noise + rest)
+        outer = kernel[:, at]
+        solved = np.linalg.solve(inner, outer.T)
+        mean = prior + (values - prior[at]) @ solved
+        variance = np.diag(kernel) - np.einsum("na,an->n", outer, solved)
+        return mean, np.sqrt(np.maximum(variance, 0.0) + rest)
+
+    def _monotone(self, mean: Column, sd: Column, exact: Mapping[int, float], *, rising: bool) -> Column:
+        """Means that rise (or fall) along every line of rates; measured ones pull hardest."""
+        found = mean.copy()
+        for line in self._lines:
+            values = np.array([exact.get(at, found[at]) for at in line])
+            weights = np.array([1e12 if at in exact else 1.0 / max(sd[at], 1e-6) ** 2 for at in line])
+            found[line] = isotonic_regression(values, weights=weights, increasing=rising).x
+        return found
+
+
+def _read(observed: Observation, figure: str, unit: float, noise: float) -> tuple[float, float]:
+    """The value as the model has it, and its noise."""
+    value = getattr(observed, figure)
+    if figure == "loss":
+        return value / unit, CENSORED if observed.at_least else max(noise, observed.loss_sd / unit)
+    return math.log(value), noise
+
+
+def _kernel(levels: Sequence[Level], lever: Lever, figure: str) -> Square:
+    """How what a lever does at one point goes with what it does at another."""
+    spread = np.array([getattr(level.belief, figure)[1] for level in levels])
+    if lever.ordered:
+        strength = np.array([level.strength for level in levels])
+        alike = np.exp(-np.abs(strength[:, None] - strength[None, :]) / NEAR)
+    else:
+        names = np.array([level.name for level in levels])
+        alike = np.where(names[:, None] == names[None, :], 1.0, ALIKE)
+    product: Square = spread[:, None] * spread[None, :] * alike
+    return product
+
+
+def _lines(points: Sequence[Point], levels: Sequence[Sequence[Level]], lever: int) -> list[list[int]]:
+    """Points that differ in one ordered lever alone, by its strength; off is left out where it also turns healing off."""
+    lines: dict[Point, list[int]] = {}
+    for at, point in enumerate(points):
+        rest = Point(point.scale, point.levels[:lever] + point.levels[lever + 1 :])
+        lines.setdefault(rest, []).append(at)
+    return [sorted(line, key=lambda at: levels[at][lever].strength) for line in lines.values() if len(line) > 1]

@@ -1,0 +1,246 @@
+"""The search against a make-believe machine: what it finds, in how many trials, and that interruptions and companions do not matter."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+from tests.search.spaces import BASES, REFERENCE, goal, measured, partly, small_space
+
+from sizewise.errors import UsageError
+from sizewise.search.frontier import best
+from sizewise.search.planner import Planner
+from sizewise.search.space import Point
+from sizewise.search.study import Study, sqlite_url
+from sizewise.types import Budget, Candidate
+
+SPACE = small_space()
+BUDGET = Budget(latency="2.5 ms", size="2 MB", max_drop="1 %")
+MILD = [point for point in SPACE.points if point.levels in (("off", "off", "off", "int8"), ("off", "off", "off", "off"))]
+Measure = Callable[[Point], Candidate]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def study(folder: Path, owner: str = "a", name: str = "s") -> Study:
+    return Study(SPACE, sqlite_url(folder / "study.db"), name, owner, seed=0)
+
+
+def planner(made: Study, budget: Budget = BUDGET, known: list[Candidate] | None = None) -> Planner:
+    return Planner(SPACE, budget, goal(budget), BASES, made, MILD, REFERENCE, known or [])
+
+
+def run(found: Planner, measure: Measure, most: int = 100) -> Iterator[Candidate]:
+    for _ in range(most):
+        proposal = found.next()
+        if proposal is None:
+            return
+        candidate = measure(proposal.point)
+        found.tell(proposal, candidate)
+        yield candidate
+
+
+def real(point: Point) -> Candidate:
+    return measured(SPACE, point)
+
+
+def states(folder: Path, name: str = "s") -> dict[str, int]:
+    trials = optuna.load_study(study_name=name, storage=sqlite_url(folder / "study.db")).get_trials()
+    return {state: len(list(own)) for state, own in itertools.groupby(sorted(t.state.name for t in trials))}
+
+
+def exhaustive(budget: Budget) -> Candidate | None:
+    return best([real(point) for point in SPACE.points], budget)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        BUDGET,
+        Budget(size="700 kB"),
+        pytest.param(Budget(latency="0.5 ms", size="300 kB", max_drop="2 %"), marks=pytest.mark.slow),
+        pytest.param(Budget(max_drop="0.3 %"), marks=pytest.mark.slow),
+        pytest.param(Budget(latency="0.4 ms", min_quality="93 %"), marks=pytest.mark.slow),
+    ],
+)
+def test_it_finds_what_trying_everything_finds_in_a_fraction_of_the_trials(budget: Budget, folder: Path) -> None:
+    with closing(study(folder)) as made:
+        tried = list(run(planner(made, budget), real))
+    wanted, found = exhaustive(budget), best(tried, budget)
+    assert wanted is not None
+    assert found is not None
+    assert wanted.measured is not None
+    assert found.measured is not None
+    if budget.max_drop is None and budget.min_quality is None:
+        assert found.measured.quality.score.value >= wanted.measured.quality.score.value - 0.0005
+    else:
+        costs = [math.log(c.latency.value * c.size_bytes) for c in (found.measured, wanted.measured)]
+        assert costs[0] <= costs[1] + 0.05
+    assert len(tried) <= 24 < len(SPACE.points) / 5
+    assert len({c.id for c in tried}) == len(tried)
+
+
+def test_the_same_seed_and_results_give_the_same_search(folder: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        with closing(study(folder, name=name)) as made:
+            found.append([c.id for c in run(planner(made), real)])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("after", [0, 7])
+def test_a_search_that_is_killed_within_a_trial_goes_on_as_if_nothing_had_happened(after: int, folder: Path) -> None:
+    with closing(study(folder, name="whole")) as made:
+        whole = [c.id for c in run(planner(made), real)]
+    with closing(study(folder)) as made:
+        first = planner(made)
+        kept = list(run(first, real, most=after))
+        lost = first.next()  # asked, never told
+    assert lost is not None
+    with closing(study(folder)) as made:
+        again = planner(made, known=kept)
+        proposal = again.next()
+        assert proposal is not None
+        assert proposal.plan == lost.plan, "what was interrupted comes first"
+        again.tell(proposal, real(proposal.point))
+        rest = [proposal.plan.id, *(c.id for c in run(again, real))]
+    assert not {c.id for c in kept} & set(rest), "nothing that is finished is repeated"
+    assert {c.id for c in kept} | set(rest) >= {whole[-1]}
+    assert best([measured(SPACE, p) for p in SPACE.points if SPACE.plan(p).id in {*rest, *(c.id for c in kept)}], BUDGET) is not None
+    assert "RUNNING" not in states(folder)
+    assert states(folder)["COMPLETE"] == len(kept) + len(rest)
+
+
+def test_a_trial_that_finished_just_before_the_kill_is_told_to_the_study(folder: Path) -> None:
+    with closing(study(folder)) as made:
+        proposal = planner(made).next()
+    assert proposal is not None
+    finished = real(proposal.point)  # its file says that it is finished; the study never heard of it
+    with closing(study(folder)) as made:
+        again = planner(made, known=[finished])
+        following = again.next()
+    assert following is not None
+    assert following.plan != proposal.plan
+    assert states(folder)["COMPLETE"] == 1
+
+
+def test_a_lost_study_is_made_anew_from_what_is_finished(folder: Path) -> None:
+    with closing(study(folder)) as made:
+        kept = list(run(planner(made), real, most=5))
+    (folder / "study.db").unlink()
+    with closing(study(folder)) as made:
+        rest = list(run(planner(made, known=kept), real))
+    assert not {c.id for c in kept} & {c.id for c in rest}
+    assert states(folder)["COMPLETE"] == len(kept) + len(rest)
+
+
+def test_what_is_stopped_beaten_or_fails_is_never_repeated_nor_tried_harder(folder: Path) -> None:
+    def measure(point: Point) -> Candidate:
+        plan = SPACE.plan(point)
+        if any(step.technique == "low_rank" for step in plan.steps):
+            return Candidate(id=plan.id, plan=plan, status="failed", reason="no layer gets cheaper")
+        if point.levels[0] not in ("off", "0.2", "0.3"):
+            return Candidate(id=plan.id, plan=plan, status="stopped", reason="hopeless", seconds=1.0)
+        return partly(real(point), 0.003) if point.scale == "small" else real(point)
+
+    with closing(study(folder)) as made:
+        tried = list(run(planner(made, Budget(max_drop="2 %")), measure))
+    assert len({c.id for c in tried}) == len(tried)
+    for scale in SPACE.scales:
+        failed = [c for c in tried if c.status == "failed" and c.plan.scale == scale]
+        assert len(failed) <= 5, "what low rank cannot do is soon not tried any more"
+    found = best(tried, Budget(max_drop="2 %"))
+    assert found is not None
+    assert found.status == "measured"
+
+
+def test_two_runs_that_share_a_study_share_out_the_plans_and_end_with_the_same_best(folder: Path) -> None:
+    with closing(study(folder, "a")) as first, closing(study(folder, "b")) as second:
+        runs = {"a": planner(first), "b": planner(second)}
+        done: dict[str, list[Candidate]] = {"a": [], "b": []}
+        going = ["a", "b"]
+        while going:
+            for name in list(going):
+                proposal = runs[name].next()
+                if proposal is None:
+                    going.remove(name)
+                    continue
+                candidate = real(proposal.point)
+                runs[name].tell(proposal, candidate)
+                done[name].append(candidate)
+    tops = [best(done[name], BUDGET) for name in ("a", "b")]
+    assert tops[0] is not None
+    assert tops[1] is not None
+    assert tops[0].id == tops[1].id, "the better one's best is made by the other, too"
+    twice = {c.id for c in done["a"]} & {c.id for c in done["b"]}
+    assert len(twice - {plan.id for plan in (SPACE.plan(p) for p in MILD)}) <= 1
+
+
+def test_mixed_precision_is_tried_only_where_integers_lost_too_much(folder: Path) -> None:
+    for name, budget in (("easy", BUDGET), ("hard", Budget(max_drop="0.05 %"))):
+        with closing(study(folder, name=name)) as made:
+            tried = {c.plan.id: c for c in run(planner(made, budget), real)}
+        mixed = [plan_id for plan_id in tried if plan_id.endswith("max_drop-0.005")]
+        for plan_id in mixed:
+            twin = tried[plan_id.removesuffix("-max_drop-0.005")]
+            assert budget.violations(twin.measured)  # type: ignore[arg-type]
+        assert mixed or name == "easy"
+
+
+def test_an_impossible_budget_ends_soon_near_what_is_nearest(folder: Path) -> None:
+    budget = Budget(size="1 kB", max_drop="1 %")
+    with closing(study(folder)) as made:
+        tried = list(run(planner(made, budget), real))
+    assert best(tried, budget) is None
+    assert len(tried) <= len(MILD) + 4
+    smallest = min(real(point).measured.size_bytes for point in SPACE.points)  # type: ignore[union-attr]
+    assert min(c.measured.size_bytes for c in tried if c.measured) < 3 * smallest
+
+
+def test_the_margin_decides_what_is_best_and_where_it_looks(folder: Path) -> None:
+    """Losses above half of the limit are not proved, say the candidates; then the cheapest below that is wanted."""
+    budget = Budget(max_drop="2 %")
+
+    def measure(point: Point) -> Candidate:
+        found = real(point)
+        assert found.measured is not None
+        assert found.measured.quality.drop is not None
+        return measured(SPACE, point, proof=0.95 if found.measured.quality.drop.value < 0.01 else 0.3)
+
+    with closing(study(folder)) as made:
+        tried = list(run(planner(made, budget), measure))
+    wanted = best([measure(point) for point in SPACE.points], budget)
+    found = best(tried, budget)
+    assert wanted is not None
+    assert found is not None
+    assert wanted.measured is not None
+    assert found.measured is not None
+    costs = [math.log(c.latency.value * c.size_bytes) for c in (found.measured, wanted.measured)]
+    assert found.proof_chance == 0.95
+    assert costs[0] <= costs[1] + 0.1
+
+
+def test_trials_say_what_they_were_for_the_dashboard(folder: Path) -> None:
+    with closing(study(folder)) as made:
+        list(run(planner(made), real))
+    trials = optuna.load_study(study_name="s", storage=sqlite_url(folder / "study.db")).get_trials()
+    for trial in trials:
+        assert trial.user_attrs["label"]
+        assert '"steps"' in trial.user_attrs["plan"]
+    complete = [t for t in trials if t.state.name == "COMPLETE"]
+    assert all(len(t.values) == 3 and t.user_attrs["candidate"] and t.user_attrs["status"] == "measured" for t in complete)
+    assert all(set(t.constraints) == {"latency", "size", "loss"} for t in complete)
+    aside = [t for t in trials if t.user_attrs.get("status") == "not tried"]
+    assert all(t.state.name == "PRUNED" and t.user_attrs["reason"] for t in aside)
+
+
+def test_a_storage_that_cannot_be_used_says_so(folder: Path) -> None:
+    for url in ("nonsense", "sqlite:////nowhere/at/all/study.db", "oracle+nothing://x/y"):
+        with pytest.raises(UsageError, match="cannot be kept there"):
+            Study(SPACE, url, "s", "a", 0)
