@@ -31,7 +31,6 @@ from sizewise.types import (
     Step,
     Verdict,
     Violation,
-    as_mapping,
     from_json,
     to_json,
 )
@@ -247,24 +246,6 @@ def test_different_plans_have_different_ids() -> None:
     one = Plan(scale="s", steps=(Step(technique="t", settings={"first": 0.5}),))
     other = Plan(scale="s", steps=(Step(technique="t", settings={"second": 0.5}),))
     assert one.id != other.id
-
-
-def test_a_mapping_is_made_of_plain_builtins() -> None:
-    got = as_mapping(Device(name="local", title="this machine", how="measured", threads=2, machine={"cores": "2"}, sources=("here",)))
-    assert json.loads(json.dumps(got)) == {
-        "name": "local",
-        "title": "this machine",
-        "how": "measured",
-        "threads": 2,
-        "machine": {"cores": "2"},
-        "sources": ["here"],
-        "kind": "cpu",
-        "ram_bytes": None,
-        "flash_bytes": None,
-        "rates": None,
-        "unsupported": {},
-    }
-    assert type(got) is dict
 
 
 def _record(candidates: tuple[Candidate, ...], chosen: str) -> RunRecord:
