@@ -36,6 +36,7 @@ def test_the_bundle_holds_the_small_file_and_the_figures_say_so() -> None:
     assert chosen["stored"]["size_bytes"] <= 0.6 * chosen["stored"]["whole_bytes"]
 
 
+@pytest.mark.slow
 def test_at_rate_1_values_stay_as_they_are() -> None:
     found = compress("task.py", "--rate", "1", "--out", "run", "--quiet")
     assert found.exit_code == 0, found.output

@@ -18,8 +18,10 @@ from torch import nn
 
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
 from sizewise.pipeline import crew as module
-from sizewise.pipeline import member
-from sizewise.pipeline.crew import DEATHS, Alone, Crew, make_hands
+from sizewise.pipeline import engines, member
+from sizewise.pipeline.crew import DEATHS, Alone
+from sizewise.pipeline.engines import Place, make_hands
+from sizewise.pipeline.forked import ForkedCrew
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.store import Store
 from sizewise.pipeline.timer import RuntimeTimer
@@ -102,9 +104,9 @@ def as_trial(what: Trying) -> Callable[..., Candidate]:
     return run_trial
 
 
-def crew(made: Setup, workers: int = 2) -> Crew:
+def crew(made: Setup, workers: int = 2) -> ForkedCrew:
     scale: Any = SimpleNamespace(module=nn.Identity())
-    return Crew(made, bench_of(made), dict.fromkeys("abcd", scale), workers)
+    return ForkedCrew(made, bench_of(made), dict.fromkeys("abcd", scale), workers)
 
 
 def who(made: Setup, tried: Plan) -> tuple[int, int]:
@@ -231,17 +233,18 @@ def test_an_idle_worker_that_died_is_not_missed(setup: Setup, trying: Callable[[
 
 def test_a_plan_that_kills_every_worker_has_failed(setup: Setup, trying: Callable[[Trying], None]) -> None:
     trying(lambda tried, folder, bench: os.kill(os.getpid(), signal.SIGKILL))
+    tried = plan("a", "pruning")
     with crew(setup) as hands:
-        hands.begin(proposal(plan("a")))
+        hands.begin(proposal(tried))
         _, candidate = hands.next()
     assert candidate.status == "failed"
     assert f"{DEATHS} workers died" in str(candidate.reason)
     assert "SIGKILL" in str(candidate.reason)
-    assert setup.store.candidate(plan("a")) == candidate
+    assert setup.store.candidate(tried) == candidate
 
 
 def counting(path: Path) -> None:
-    for count in range(10**9):
+    for count in range(20_000):
         path.write_text(str(count))
         time.sleep(1e-3)
 
@@ -261,7 +264,7 @@ def test_nobody_moves_while_a_file_is_timed(
         before = counter.read_text()
         wait_for(lambda: counter.read_text() != before)  # it goes on afterwards
 
-    def time_it(*_: Any) -> Timings:
+    def time_it(*given: Any) -> Timings:
         for _ in range(2):
             seen.append(counter.read_text())
             time.sleep(0.2)
@@ -385,9 +388,9 @@ def test_techniques_have_the_runs_own_process_time(tmp_path: Path, trying: Calla
 def test_where_nothing_can_be_forked_plans_are_tried_one_by_one_and_the_record_says_so(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "can_fork", lambda: False)
+    monkeypatch.setattr(engines, "can_fork", lambda: False)
     monkeypatch.setattr(module, "run_trial", as_trial(lambda *_: None))
-    hands = make_hands(setup, bench_of(setup), cast(Any, {"a": SimpleNamespace(module=nn.Identity())}), 2)
+    hands = make_hands(setup, bench_of(setup), cast(Any, {"a": SimpleNamespace(module=nn.Identity())}), Place(2))
     assert isinstance(hands, Alone)
     assert "one after the other" in setup.warnings[0]
     with hands:

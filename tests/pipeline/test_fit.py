@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import sizewise
 from sizewise.protocols import Inputs
-from sizewise.search.study import sqlite_url
+from sizewise.search.storage import sqlite_url
 from sizewise.testing import NullRuntime, TinyConv, tiny_task
 from sizewise.types import RunRecord, from_json, to_json
 
@@ -190,7 +190,7 @@ def _finished(out: Path) -> dict[str, int]:
     return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("trials/*/candidate.json")}
 
 
-@pytest.mark.parametrize("units", [1, 4, 6])
+@pytest.mark.parametrize("units", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_and_repeats_nothing(units: int, tmp_path: Path) -> None:
     out = tmp_path / "cut"
     with pytest.raises(Stop):
@@ -248,6 +248,7 @@ def test_it_stops_at_the_target_where_that_is_all_that_is_wanted(tmp_path: Path)
     assert found.record.feasible
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_study(tmp_path: Path) -> None:
     storage = sqlite_url(tmp_path / "shared.db")
     first = sizewise.fit(tiny_task(32), WHOLE, NullRuntime(), out=tmp_path / "a", storage=storage, trials=3)

@@ -60,6 +60,7 @@ def test_the_same_file_comes_out_bit_for_bit(tmp_path: Path) -> None:
     assert again(bundle / "plan.json", tmp_path / "by_file", task) == saved.made.sha256
 
 
+@pytest.mark.slow
 def test_every_candidate_of_a_search_replays_the_same(tmp_path: Path) -> None:
     found = sizewise.fit(tiny_task(32), sizewise.Budget(max_drop="60 %"), Hashing(), out=tmp_path / "out", trials=5)
     plans = sorted((found.path / "trials").glob("*/plan.json"))

@@ -14,7 +14,8 @@ from sizewise.errors import UsageError
 from sizewise.search.frontier import best
 from sizewise.search.planner import Planner
 from sizewise.search.space import Point
-from sizewise.search.study import Study, sqlite_url
+from sizewise.search.storage import sqlite_url
+from sizewise.search.study import Study
 from sizewise.types import Budget, Candidate
 
 SPACE = small_space()
@@ -244,3 +245,45 @@ def test_a_storage_that_cannot_be_used_says_so(folder: Path) -> None:
     for url in ("nonsense", "sqlite:////nowhere/at/all/study.db", "oracle+nothing://x/y"):
         with pytest.raises(UsageError, match="cannot be kept there"):
             Study(SPACE, url, "s", "a", 0)
+
+
+def test_plans_under_way_are_not_chosen_again_and_are_believed_to_turn_out_as_predicted(folder: Path) -> None:
+    with closing(study(folder)) as made:
+        found = planner(made)
+        for _ in range(6):
+            proposal = found.next()
+            assert proposal is not None
+            found.tell(proposal, real(proposal.point))
+        under_way = [found.next() for _ in range(4)]
+        chosen = [proposal.point for proposal in under_way if proposal is not None]
+        assert len(set(chosen)) == 4
+        forecast = found.forecast()
+        open_without_belief = found.left(forecast)
+        assert not set(chosen) & set(open_without_belief)
+        assert under_way[1] is not None
+        found.withdraw(under_way[1])
+        assert under_way[1].point in found.left(found.forecast()), "what was broken off may be tried again"
+    assert states(folder)["RUNNING"] == 3
+    assert states(folder)["FAIL"] == 1
+
+
+def test_two_at_a_time_find_what_one_at_a_time_finds(folder: Path) -> None:
+    with closing(study(folder, name="one")) as made:
+        alone = best(list(run(planner(made), real)), BUDGET)
+    tried: list[Candidate] = []
+    with closing(study(folder, name="two")) as made:
+        found = planner(made)
+        under_way = [found.next(), found.next()]
+        while proposal := next((p for p in under_way if p is not None), None):
+            under_way.remove(proposal)
+            tried.append(real(proposal.point))
+            found.tell(proposal, tried[-1])
+            under_way.append(found.next())
+    beside = best(tried, BUDGET)
+    assert alone is not None
+    assert alone.measured is not None
+    assert beside is not None
+    assert beside.measured is not None
+    costs = [m.latency.value * m.size_bytes for m in (beside.measured, alone.measured)]
+    assert costs[0] <= 1.05 * costs[1]
+    assert len(tried) <= 26

@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-__all__ = ["command", "print_result", "run"]
+__all__ = ["check", "command", "print_result", "run"]
 
 Task = Annotated[str, typer.Argument(help="A built-in task (digits), a Python file that defines `task`, or package.module:name.")]
 Out = Annotated[Path, typer.Option(help="Folder for the run; it becomes the bundle. Must be absent or empty, unless --resume.")]
@@ -21,6 +21,7 @@ TimeLimit = Annotated[str | None, typer.Option(help="No new work begins after th
 Trials = Annotated[int, typer.Option(min=1, help="Most plans that are tried.")]
 StopAtTarget = Annotated[bool, typer.Option("--stop-at-target", help="Stop as soon as a candidate fits the budget.")]
 Workers = Annotated[int, typer.Option(min=1, help="Plans that are tried beside each other, each on one thread (Linux).")]
+Engine = Annotated[Literal["local", "ray"], typer.Option(help="Who tries them: processes here, or a Ray cluster.")]
 Storage = Annotated[str | None, typer.Option(help="Where the study is kept, such as sqlite:///study.db; in --out by default.")]
 Recover = Annotated[str | None, typer.Option(help="Train what was pruned, such as 1epoch or 10m, to do what the whole model does.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
@@ -44,6 +45,7 @@ def command(
     trials: Trials = 24,
     stop_at_target: StopAtTarget = False,
     workers: Workers = 1,
+    engine: Engine = "local",
     storage: Storage = None,
     recover: Recover = None,
     resume: Resume = False,
@@ -57,24 +59,18 @@ def command(
 
     budget = Budget(latency, size, memory, max_drop, min_quality)
     where = {"runtime": runtime, "device": device}
-    length = {"time_limit": time_limit, "trials": trials, "stop_at_target": stop_at_target, "workers": workers, "storage": storage}
-    run(task, budget, out, as_json=json, quiet=quiet, **where, **length, recover=recover, resume=resume, seed=seed)
+    length = {"time_limit": time_limit, "trials": trials, "stop_at_target": stop_at_target}
+    who = {"workers": workers, "engine": engine, "storage": storage}
+    run(task, budget, out, as_json=json, quiet=quiet, **where, **length, **who, recover=recover, resume=resume, seed=seed)
 
 
 def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check the names before torch is imported, run `sizewise.fit`, print the outcome; an infeasible one is printed, then raised."""
-    from sizewise.cli.names import check_device, check_folder, check_runtime
     from sizewise.errors import BudgetInfeasible
     from sizewise.pipeline.progress import shown
-    from sizewise.units import parse_seconds, parse_training
 
-    check_runtime(options["runtime"])
-    check_device(options["device"])
-    if options["time_limit"] is not None:
-        parse_seconds(options["time_limit"], "--time-limit")
-    if options.get("recover") is not None:
-        parse_training(options["recover"], "--recover")
-    check_folder(out, resume=options["resume"])
+    known = ("runtime", "device", "time_limit", "recover", "resume")
+    check(out, **{name: options.get(name) for name in known})
     try:
         with shown(not quiet) as progress:
             result = _fit(task, budget, out, progress, options)
@@ -83,6 +79,24 @@ def run(task: str, budget: Any, out: Path, *, as_json: bool, quiet: bool, **opti
             print_result(error.result, as_json=as_json)
         raise
     print_result(result, as_json=as_json)
+
+
+def check(out: Path, *, runtime: Any, device: Any, time_limit: Any, recover: Any, resume: Any) -> None:
+    """Check what can be checked before torch is imported.
+
+    Raises:
+        UnknownName, UsageError: what cannot be meant.
+    """
+    from sizewise.cli.names import check_device, check_folder, check_runtime
+    from sizewise.units import parse_seconds, parse_training
+
+    check_runtime(runtime)
+    check_device(device)
+    if time_limit is not None:
+        parse_seconds(time_limit, "--time-limit")
+    if recover is not None:
+        parse_training(recover, "--recover")
+    check_folder(out, resume=resume)
 
 
 def _fit(task: str, budget: Any, out: Path, progress: Any, options: dict[str, Any]) -> Any:

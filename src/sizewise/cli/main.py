@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sizewise.cli import compress, demo, devices, fit, profile, prune, quantize, replay, select
+from sizewise.cli import compress, demo, devices, fit, profile, prune, quantize, replay, select, worker
 from sizewise.errors import SizewiseError
 
 __all__ = ["app", "main"]
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("fit")(fit.command)
+app.command("worker")(worker.command)
 app.command("prune")(prune.command)
 app.command("quantize")(quantize.command)
 app.command("compress")(compress.command)

@@ -1,42 +1,42 @@
 """Who carries out the trials of a search: the run's own process, or several workers beside each other.
 
-Workers are forked, since tasks hold functions that cannot be sent elsewhere. They share the run folder with the run's own process, which
-alone chooses plans, keeps the study, and times files: while it does, every worker is stopped by a signal. A worker that dies loses its
-trial only, which another one tries again. Workers end with the run's own process, however that ends.
+Workers do what one process would do, but that the run's own process alone chooses plans, keeps the study, and times files: while it does,
+every worker on this machine is stopped. A worker that dies loses its trial only, which another one tries again.
 """
 
-import multiprocessing
-import os
-import signal
 import tempfile
-import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import wait
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-import psutil
-
-from sizewise.errors import InternalError, SizewiseError
-from sizewise.pipeline.member import work
-from sizewise.pipeline.messages import Answer, Done, Failed, Line, TimeBeside, TimeFile, TimeKernels, TimeOperators, Timing, Try, Working
+from sizewise.errors import SizewiseError
+from sizewise.pipeline.messages import (
+    Answer,
+    Done,
+    Failed,
+    Message,
+    TimeBeside,
+    TimeFile,
+    TimeKernels,
+    TimeOperators,
+    Timing,
+    Try,
+    Working,
+)
 from sizewise.pipeline.scales import Prepared
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.timer import RuntimeTimer
 from sizewise.pipeline.trial import Bench, beside_reference, run_trial
-from sizewise.pipeline.workers import can_fork, raise_told, told
+from sizewise.pipeline.workers import raise_told, told
 from sizewise.search.planner import Proposal
 from sizewise.types import Candidate, Plan
 
-__all__ = ["Alone", "Crew", "Hands", "make_hands"]
+__all__ = ["DEATHS", "Alone", "Crew", "Hands", "Member"]
 
 DEATHS = 5  # of workers at one plan, after which it has failed
-STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-STILL_S = 5.0  # most that is waited for a worker to stop
 
 
 class Hands(Protocol):
@@ -69,15 +69,6 @@ class Hands(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Break off what is under way, and let everybody go."""
         ...
-
-
-def make_hands(setup: Setup, bench: Bench, prepared: Mapping[str, Prepared], workers: int) -> Hands:
-    """So many workers, or the run's own process for one, or where none can be forked, which the record then says."""
-    if workers > 1 and can_fork():
-        return Crew(setup, bench, prepared, workers)
-    if workers > 1:
-        setup.warnings.append("no worker can be forked on this system, or once CUDA is in use: plans were tried one after the other")
-    return Alone(setup, bench, prepared)
 
 
 class Alone:
@@ -128,40 +119,42 @@ class Alone:
         pass
 
 
-@dataclass
-class _Member:
-    """A worker, and what it is at."""
+class Member(Protocol):
+    """A worker.
 
-    process: Any
-    line: Line
-    proposal: Proposal | None = None
-    last: Plan | None = None
+    Attributes:
+        proposal: what it is at.
+        last: what it was at before.
+    """
 
-    def signal(self, number: int) -> None:
-        """To the worker and the processes that it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+    proposal: Proposal | None
+    last: Plan | None
+
+    def say(self, message: Try | Answer) -> None:
+        """Tell it something; that it is dead already shows when it is listened to."""
+        ...
+
+    def hear(self) -> Message | None:
+        """What it says; None where it has died."""
+        ...
 
     def stop(self) -> None:
-        """Hold it still; it is when this returns, or it has ended."""
-        self.signal(signal.SIGSTOP)
-        limit = time.monotonic() + STILL_S
-        while _runs(self.process.pid):
-            if time.monotonic() > limit:
-                raise InternalError("a worker does not stop", got=f"process {self.process.pid}")
-            time.sleep(1e-3)
+        """Hold it still, where it is on this machine; it is when this returns, or it has ended."""
+        ...
 
-    def end(self) -> int | None:
-        """End it at once, with the processes that it has started; its exit code."""
-        self.signal(signal.SIGKILL)
-        self.process.join()
-        self.line.pipe.close()
-        code: int | None = self.process.exitcode
-        self.process.close()
-        return code
+    def go_on(self) -> None:
+        """After `stop`."""
+        ...
+
+    def end(self) -> str:
+        """End it at once; how it had ended before, if it had."""
+        ...
 
 
-class Crew:
+M = TypeVar("M", bound=Member)
+
+
+class Crew(ABC, Generic[M]):
     """Workers that carry out trials beside each other, each on one thread.
 
     Args:
@@ -173,8 +166,8 @@ class Crew:
 
     def __init__(self, setup: Setup, bench: Bench, prepared: Mapping[str, Prepared], workers: int) -> None:
         self._setup, self._bench, self._prepared, self._workers = setup, bench, prepared, workers
-        self._members: list[_Member] = []
-        self._deaths: dict[Plan, int] = {}
+        self._members: list[M] = []
+        self._deaths: dict[str, int] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="sizewise-")
         self._started = 0
 
@@ -188,23 +181,26 @@ class Crew:
         """Whether any worker has something to do."""
         return bool(self._at_work())
 
-    def _at_work(self) -> list[_Member]:
+    def _at_work(self) -> list[M]:
         return [member for member in self._members if member.proposal is not None]
 
     def begin(self, proposal: Proposal) -> None:
         """Give a plan to an idle worker: the one whose last plan began with the most of the same steps."""
         idle = [member for member in self._members if member.proposal is None]
         if len(self._members) < self._workers:
-            idle.append(self._start())
+            self._started += 1
+            scratch = Path(self._scratch.name) / str(self._started)
+            scratch.mkdir()
+            idle.append(self._start(scratch))
+            self._members.append(idle[-1])
         member = max(idle, key=lambda member: _shared(member.last, proposal.plan))
         member.proposal = proposal
-        member.line.say(Try(proposal.plan))  # that it is dead already shows when it is listened to
+        member.say(Try(proposal.plan))
 
     def next(self) -> tuple[Proposal, Candidate]:
         """Do what workers ask for until one of them is done."""
         while True:
-            lines: dict[Any, _Member] = {member.line.pipe: member for member in self._at_work()}
-            member = lines[wait(list(lines))[0]]
+            member = self._next_of(self._at_work())
             ended = self._listen(member)
             if ended is not None:
                 proposal, member.proposal = member.proposal, None
@@ -231,27 +227,18 @@ class Crew:
         self._members.clear()
         self._scratch.cleanup()
 
-    def _start(self) -> _Member:
-        mine, theirs = multiprocessing.Pipe()
-        self._started += 1
-        scratch = Path(self._scratch.name) / str(self._started)
-        scratch.mkdir()
-        told_to = (Line(theirs), self._setup, self._bench, self._prepared, scratch, os.getpid())
-        process = multiprocessing.get_context("fork").Process(target=work, args=told_to)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forking beside threads: see `pipeline/workers.py`
-            process.start()
-        theirs.close()
-        with suppress(ProcessLookupError, PermissionError):  # both sides do it, since either may be first
-            os.setpgid(process.pid or 0, process.pid or 0)
-        member = _Member(process, Line(mine))
-        self._members.append(member)
-        return member
+    @abstractmethod
+    def _start(self, scratch: Path) -> M:
+        """A new worker, and a folder of its own for files that pass."""
 
-    def _listen(self, member: _Member) -> Candidate | None:
+    @abstractmethod
+    def _next_of(self, members: Sequence[M]) -> M:
+        """The first of these that says something, or dies."""
+
+    def _listen(self, member: M) -> Candidate | None:
         """What became of a worker's plan, if that is what it says."""
         assert member.proposal is not None
-        message = member.line.hear()
+        message = member.hear()
         if message is None:
             return self._died(member)
         if isinstance(message, Working):
@@ -264,24 +251,24 @@ class Crew:
             assert isinstance(message, Timing)
             with self._still():
                 answer = self._time(message)
-            member.line.say(answer)
+            member.say(answer)
         return None
 
-    def _died(self, member: _Member) -> Candidate | None:
+    def _died(self, member: M) -> Candidate | None:
         """Try its plan again, unless it was finished just before, or kills every worker."""
         proposal, store = member.proposal, self._setup.store
         assert proposal is not None
         self._members.remove(member)
-        code = member.end()
+        how = member.end()
         plan = proposal.plan
         if (finished := store.candidate(plan)) is not None:
             return finished
-        died = self._deaths[plan] = self._deaths.get(plan, 0) + 1
+        died = self._deaths[plan.id] = self._deaths.get(plan.id, 0) + 1
         if died < DEATHS:
-            self._setup.warnings.append(f"{plan.scale}: {plan.label}: its worker died ({_said(code)}); it was tried again")
+            self._setup.warnings.append(f"{plan.scale}: {plan.label}: its worker died ({how}); it was tried again")
             self.begin(proposal)
             return None
-        reason = f"{died} workers died of it (the last by {_said(code)}): memory may have run out; fewer workers or threads need less"
+        reason = f"{died} workers died of it (the last by {how}): memory may have run out; fewer workers or threads need less"
         failed = Candidate(id=store.identifier(plan), plan=plan, status="failed", reason=reason)
         store.save_candidate(failed)
         return failed
@@ -295,7 +282,7 @@ class Crew:
             yield
         finally:
             for member in self._members:
-                member.signal(signal.SIGCONT)
+                member.go_on()
 
     def _time(self, wanted: Timing) -> Answer:
         try:
@@ -325,22 +312,3 @@ def _shared(last: Plan | None, plan: Plan) -> int:
         return 0
     pairs = zip(last.steps, plan.steps, strict=False)
     return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(last.steps), len(plan.steps)))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() not in (
-            psutil.STATUS_STOPPED,
-            psutil.STATUS_TRACING_STOP,
-            psutil.STATUS_ZOMBIE,
-            psutil.STATUS_DEAD,
-        )
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _said(code: int | None) -> str:
-    if code is not None and code < 0:
-        with suppress(ValueError):
-            return signal.Signals(-code).name
-    return f"exit code {code}"

@@ -29,7 +29,7 @@ from sizewise.profile.timing import Timings
 from sizewise.protocols import Inputs
 from sizewise.types import Interval, LayerShape
 
-__all__ = ["work"]
+__all__ = ["attend", "work"]
 
 T = TypeVar("T")
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -47,6 +47,11 @@ def work(line: Line, setup: Setup, bench: Bench, prepared: Mapping[str, Prepared
         parent: id of the run's own process, with which this one ends, however it does.
     """
     _settle_in(parent)
+    attend(line, setup, bench, prepared, scratch)
+
+
+def attend(line: Line, setup: Setup, bench: Bench, prepared: Mapping[str, Prepared], scratch: Path) -> None:
+    """The same in a process that is settled already."""
     try:
         bench = _remote(line, setup, bench, scratch)
         while isinstance(message := line.hear(), Try):
@@ -61,7 +66,7 @@ def _settle_in(parent: int) -> None:
     """A group of its own, so that it is stopped with all its children and not by the terminal; no handlers of the parent's; one thread."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    pass  # also ends a process that is held still
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)  # also ends a process that is held still
     if os.getppid() != parent:
         os._exit(1)
     torch.set_num_threads(1)

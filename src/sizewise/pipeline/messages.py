@@ -1,13 +1,27 @@
-"""What the processes of one search say to each other: one JSON text at a time, through a pipe."""
+"""What the processes of one search say to each other: one JSON text at a time."""
 
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from sizewise.types import LayerShape, Plan
 
-__all__ = ["Answer", "Done", "Failed", "Line", "TimeBeside", "TimeFile", "TimeKernels", "TimeOperators", "Timing", "Try", "Working"]
+__all__ = [
+    "Answer",
+    "Done",
+    "Failed",
+    "Line",
+    "Message",
+    "PipeLine",
+    "TimeBeside",
+    "TimeFile",
+    "TimeKernels",
+    "TimeOperators",
+    "Timing",
+    "Try",
+    "Working",
+]
 
 
 class Try(msgspec.Struct, frozen=True, tag=True):
@@ -65,10 +79,22 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Timing = TimeFile | TimeKernels | TimeOperators | TimeBeside
-_Message = Try | Answer | Working | TimeFile | TimeKernels | TimeOperators | TimeBeside | Done | Failed
+Message = Try | Answer | Working | TimeFile | TimeKernels | TimeOperators | TimeBeside | Done | Failed
 
 
-class Line:
+class Line(Protocol):
+    """What a worker speaks through."""
+
+    def say(self, message: Message) -> bool:
+        """Send a message; False where nobody is there any more."""
+        ...
+
+    def hear(self) -> Message | None:
+        """The next message, which may take a while; None where nobody is there any more."""
+        ...
+
+
+class PipeLine:
     """One end of a pipe.
 
     Args:
@@ -78,7 +104,7 @@ class Line:
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
 
-    def say(self, message: _Message) -> bool:
+    def say(self, message: Message) -> bool:
         """Send a message; False where nobody is there any more."""
         try:
             self.pipe.send_bytes(msgspec.json.encode(message))
@@ -86,10 +112,10 @@ class Line:
             return False
         return True
 
-    def hear(self) -> _Message | None:
+    def hear(self) -> Message | None:
         """The next message, which may take a while; None where nobody is there any more, be it that a message broke off."""
         try:
-            heard: _Message = msgspec.json.decode(self.pipe.recv_bytes(), type=_Message)
+            heard: Message = msgspec.json.decode(self.pipe.recv_bytes(), type=Message)
         except (EOFError, OSError):
             return None
         return heard

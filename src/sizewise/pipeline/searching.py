@@ -1,6 +1,7 @@
 """The search: plans are chosen one by one from what was measured, tried, and told to the study."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,7 @@ __all__ = ["Limits", "finished_before", "mild_points", "module_latencies", "plan
 
 HUNDREDTH = 0.01
 NO_LOSS = 1e-9
+OTHERS_S = 1.0  # between looks at what other runs do
 LATE = "the time limit was reached"
 
 Ended = Literal["done", "trials", "time", "target"]
@@ -85,6 +87,8 @@ def plan_search(
     study: Study,
     latencies: Mapping[str, float],
     finished: Sequence[Candidate],
+    *,
+    borrows: bool = True,
 ) -> Planner:
     """What chooses the plans of this run.
 
@@ -97,6 +101,7 @@ def plan_search(
         study: the record.
         latencies: of the scales' modules.
         finished: what the run folder holds already.
+        borrows: whether the best of other runs that share the study is made here, too.
     """
     score = float(np.mean(bench.reference_scores))
     sign = 1 if setup.task.metric.higher_is_better else -1
@@ -106,7 +111,8 @@ def plan_search(
         held = cost.weight_bytes + (cost.peak_bytes or 0)
         loss = sign * (score - float(np.mean(found.scores)))
         bases[scale] = Base(math.log(latencies[scale]), math.log(max(cost.weight_bytes, 1)), math.log(max(held, 1)), loss)
-    return Planner(space, setup.budget, _goal(setup, score), bases, study, mild_points(space, reference), score, finished)
+    goal, mild = _goal(setup, score), mild_points(space, reference)
+    return Planner(space, setup.budget, goal, bases, study, mild, score, finished, borrows=borrows)
 
 
 def finished_before(setup: Setup, bench: Bench, prepared: Mapping[str, Prepared]) -> list[Candidate]:
@@ -196,9 +202,20 @@ def _loop(run: _Run, limits: Limits) -> Ended:
                 run.planner.withdraw(dropped)
         if not run.hands.busy:
             assert ended is not None
-            return ended
+            if ended != "done" or run.setup.late or not _others_are_at_it(run):
+                return ended
+            continue
         _finish(run, *run.hands.next())
         under_way -= 1
+
+
+def _others_are_at_it(run: _Run) -> bool:
+    """Whether another run that shares the study tries a plan, after some time: what comes of it counts here, too."""
+    if not run.planner.study.running_elsewhere():
+        return False
+    run.setup.progress.working("waiting for what other runs are trying")
+    time.sleep(OTHERS_S)
+    return True
 
 
 def _ended(run: _Run, limits: Limits, under_way: int) -> Ended | None:

@@ -2,11 +2,15 @@
 
 `trials/run.json` names the run by its fingerprint; `trials/scales/` holds what was learned about each scale; `trials/tables/` figures
 that plans share;
-`trials/<candidate>/` holds each candidate's files, and its `candidate.json`, written last, says that it is finished.
+`trials/<candidate>/` holds each candidate's files, and its `candidate.json`, written last, says that it is finished. `trials/held` is
+locked by the process that works here.
 """
 
 import hashlib
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,9 @@ from numpy import ndarray
 from sizewise.errors import UsageError
 from sizewise.files import TEMPORARY, replacing, write_bytes
 from sizewise.types import Candidate, Plan, ScaleRecord, from_json, to_json
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["Store", "Tables"]
 
@@ -40,7 +47,7 @@ class Store:
         resume: go on with what is there; without it the folder must be empty or absent.
 
     Raises:
-        UsageError: not a folder, not empty without `resume`, or not writable.
+        UsageError: not a folder, not empty without `resume`, not writable, or another process is at work in it.
     """
 
     def __init__(self, out: Path, *, resume: bool) -> None:
@@ -57,8 +64,27 @@ class Store:
             (self.trials / "writable").unlink()
         except OSError as error:
             raise UsageError("the folder cannot be written", where=str(out), got=error.strerror or str(error)) from error
-        for left in [*out.rglob(f"{TEMPORARY}*")]:
-            left.unlink(missing_ok=True)
+        with self.held():
+            for left in [*out.rglob(f"{TEMPORARY}*")]:
+                left.unlink(missing_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While this process works here, no other does. The system lets go when the process ends, however it does; Windows holds nothing.
+
+        Raises:
+            UsageError: another process is at work here.
+        """
+        if sys.platform == "win32":
+            yield
+            return
+        with (self.trials / "held").open("ab") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                hint = "runs that share a study need a folder each"
+                raise UsageError("another process is at work in the folder", where=str(self.out), hint=hint) from error
+            yield
 
     def identify(self, fingerprint: str, task: str) -> None:
         """Remember which run this is, or check that it is the one that was begun.

@@ -59,6 +59,7 @@ class Planner:
         mild: plans that are tried first, those that leave a scale as it is whatever is predicted.
         reference: the reference's score on validation, where a measurement does not say its drop.
         measured: what is finished already.
+        borrows: whether the best of another run is made here, too.
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class Planner:
         mild: Sequence[Point],
         reference: float,
         measured: Sequence[Candidate] = (),
+        *,
+        borrows: bool = True,
     ) -> None:
         self.space, self.goal, self.study = space, goal, study
-        self._budget, self._reference = budget, reference
+        self._budget, self._reference, self._borrows = budget, reference, borrows
         self._proxy = Proxy(space, bases, goal.unit)
         self._done: dict[Point, Candidate] = {}
         self._given_up: dict[Point, str] = {}
@@ -86,6 +89,7 @@ class Planner:
         figures = {point: found for point, candidate in self._done.items() if (found := self._figures(candidate)) is not None}
         study.resume(self._done, figures)
         forecast = self.forecast()
+        self._own = set(mild)
         self._mild = [point for point in sorted(mild, key=lambda point: self._worth(forecast, point)) if point not in self._done]
 
     def _worth(self, forecast: Forecast, point: Point) -> tuple[float, ...]:
@@ -118,6 +122,14 @@ class Planner:
         return self._promise(forecast).chance
 
     def next(self) -> Proposal | None:
+        """A plan to try, as `_next` says, and no other run has just chosen, too; some are every run's own."""
+        while (proposal := self._next()) is not None:
+            if proposal.point in self._own or self.study.first_at(proposal.trial, proposal.point):
+                return proposal
+            self.withdraw(proposal)
+        return None
+
+    def _next(self) -> Proposal | None:
         """A plan to try; None where nothing promising is left, or nothing until what is under way is told.
 
         Several can be under way. Each is believed to turn out as predicted, so that others are not chosen for the same promise.
@@ -128,7 +140,7 @@ class Planner:
         """
         if self.study.waiting():
             trial, point = self.study.ask()  # it was interrupted, or another run put it there
-            if point is not None and self._open(point):
+            if point is not None and self._open(point) and point not in self.study.elsewhere()[1]:
                 return self._proposed(trial, point, "goes on where the search was interrupted")
             self.study.set_aside(trial, "done already", {})
         forecast = self.forecast()
@@ -142,7 +154,7 @@ class Planner:
             if self._open(point) and (not self.space.plan(point).steps or found.gain[self.space.points.index(point)] > 0):
                 return self._enqueued(point, "mild")
         if not found.gain.any():
-            return None if self._under_way else self._borrowed()
+            return self._borrowed() if self._borrows and not self._under_way else None
         self._tried += 1
         if self._tried % EVERY == 0 and (suggested := self._suggested(forecast, found)) is not None:
             return suggested
@@ -286,12 +298,17 @@ class Planner:
         better = [o for o in self.study.elsewhere()[0] if self._fits(o) and self._open(o.point)]
         better = [o for o in better if own is None or self._rank(o) < self._rank(own)]
         chosen = min(better, key=lambda o: (*self._rank(o), o.point), default=None)
-        return self._enqueued(chosen.point, "the best of another run that shares the study") if chosen is not None else None
+        if chosen is None:
+            return None
+        self._own.add(chosen.point)
+        return self._enqueued(chosen.point, "the best of another run that shares the study")
 
     def _enqueued(self, point: Point, why: str) -> Proposal:
-        self.study.enqueue(point)
-        trial, popped = self.study.ask()
-        return self._proposed(trial, point if popped is None else popped, why)
+        while True:
+            trial, popped = self.study.ask_for(point)
+            if popped is not None and self._open(popped):
+                return self._proposed(trial, popped, why)
+            self.study.set_aside(trial, "done already", {})  # it waited for somebody
 
     def _proposed(self, trial: Trial, point: Point, why: str) -> Proposal:
         self._under_way.add(point)

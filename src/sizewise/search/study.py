@@ -6,39 +6,31 @@ or set aside by a prediction, failed where it cannot be carried out. The run fol
 
 import hashlib
 import os
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.exceptions import ExperimentalWarning, OptunaError
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
 
-from sizewise.errors import UsageError
 from sizewise.search.proxy import Observation
 from sizewise.search.space import OFF, Point, Space
+from sizewise.search.storage import Given, Heart, answering, opened, put_back_stale, quietly
 from sizewise.types import Candidate, to_json
 
-__all__ = ["Figures", "Study", "owner_of", "sqlite_url"]
+__all__ = ["Figures", "Study", "owner_of"]
 
 OBJECTIVES = ("latency_s", "size_bytes", "loss")
 STARTUP = 8  # trials before suggestions follow what was found
-OWNER, STATUS, MEMORY = "owner", "status", "memory_bytes"
+OWNER, DEVICE, STATUS, MEMORY = "owner", "device", "status", "memory_bytes"
+ANYWHERE = ("stopped", "failed")  # what becomes of a plan on whatever device
 NOT_TRIED = "not tried"
 STATES = {"measured": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "beaten": TrialState.PRUNED}  # else failed
 SEED_STEP = 1_000_003
 
 Figures = Mapping[str, float]
-
-
-def sqlite_url(path: Path) -> str:
-    """The address of a database file."""
-    return "sqlite:///" + str(path.absolute()).replace("%", "%25").replace("?", "%3F")
 
 
 class Study:
@@ -50,37 +42,32 @@ class Study:
         name: of the study; it is continued where the storage has it.
         owner: which run this is, where several share the study.
         seed: of suggestions. They depend on it and on the trials so far, so that a resumed search suggests the same.
+        device: what latencies and memory hold for. Those of another one are not used, but by Optuna's suggestions, which know no devices.
+        shared: whether other runs may use the storage at the same time; then trials give signs of life, and those that give none for
+            a while are tried again by whoever looks next.
 
     Raises:
         UsageError: the storage cannot be used.
+        MissingExtra: the database's driver is not installed.
     """
 
-    def __init__(self, space: Space, url: str, name: str, owner: str, seed: int) -> None:
-        self.space, self._owner, self._seed = space, owner, seed
+    def __init__(self, space: Space, url: str, name: str, owner: str, seed: int, *, device: str = "", shared: bool = False) -> None:
+        self.space, self._owner, self._seed, self._device, self._url = space, owner, seed, device, url
         self._distributions = _distributions(space)
-        said = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says of new studies is nothing that a user asked for
-        try:
-            self._storage = _opened(url)
+        with quietly(), answering(url, ValueError):
+            self._storage = opened(url, shared=shared)
             self._study = optuna.create_study(
                 storage=self._storage, study_name=name, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
             )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                self._study.set_metric_names(list(OBJECTIVES))
-        except (OptunaError, SQLAlchemyError, ImportError, ValueError) as error:
-            raise UsageError(
-                "the study cannot be kept there",
-                where="storage",
-                got=f"{url}: {' '.join(str(error).split())[:200]}",
-                wanted="an address that Optuna takes, such as sqlite:///study.db",
-                hint="a damaged study.db may be deleted: it is made anew from the candidates that are finished",
-            ) from error
-        finally:
-            optuna.logging.set_verbosity(said)
+            self._study.set_metric_names(list(OBJECTIVES))
+        self._heart = Heart(self._storage) if shared else None
+        if self._heart is not None:
+            self._heart.start()
 
     def close(self) -> None:
         """Let go of the storage."""
+        if self._heart is not None:
+            self._heart.stop()
         self._storage.remove_session()
         self._storage.engine.dispose()
 
@@ -92,23 +79,25 @@ class Study:
             figures: latency, size, memory and loss of what of it was measured.
         """
         held: set[Point] = set()
-        for trial in self._study.get_trials(deepcopy=False):
-            point = self._point(trial)
-            if point is None or trial.user_attrs.get(OWNER) != self._owner:
-                continue
-            if trial.state == TrialState.RUNNING:
-                self._study.tell(trial.number, state=TrialState.FAIL)
-                if point not in known:
-                    self.enqueue(point)
-            elif trial.user_attrs.get("candidate"):
-                held.add(point)
-        for point, candidate in known.items():
-            if point not in held:
-                self._add(point, candidate, figures.get(point))
+        with answering(self._url):
+            for trial in self._study.get_trials(deepcopy=False):
+                point = self._point(trial)
+                if point is None or trial.user_attrs.get(OWNER) != self._owner:
+                    continue
+                if trial.state == TrialState.RUNNING:
+                    self._study.tell(trial.number, state=TrialState.FAIL)
+                    if point not in known:
+                        self._study.enqueue_trial(self._params(point))
+                elif trial.user_attrs.get("candidate"):
+                    held.add(point)
+            for point, candidate in known.items():
+                if point not in held:
+                    self._add(point, candidate, figures.get(point))
 
     def _add(self, point: Point, candidate: Candidate, figures: Sequence[float] | None) -> None:
         """A trial that was finished before the study knew of it."""
-        attributes: dict[str, Any] = {OWNER: self._owner, "candidate": candidate.id, STATUS: candidate.status, **self._described(point)}
+        attributes: dict[str, Any] = {OWNER: self._owner, DEVICE: self._device, "candidate": candidate.id, STATUS: candidate.status}
+        attributes |= self._described(point)
         state = STATES.get(candidate.status, TrialState.FAIL)
         values = None
         if figures is not None:
@@ -129,21 +118,36 @@ class Study:
         plan = self.space.plan(point)
         return {"label": f"{plan.scale}: {plan.label}", "plan": to_json(plan).decode()}
 
-    def enqueue(self, point: Point) -> None:
-        """Make it the next that is asked for."""
-        self._study.enqueue_trial(self._params(point))
-
     def ask(self) -> tuple[Trial, Point | None]:
-        """The next trial: what was enqueued, else what the sampler suggests; None for steps that do not go together."""
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = TPESampler(seed=self._seed * SEED_STEP + number, multivariate=True, n_startup_trials=STARTUP)
-        trial = self._study.ask(dict(self._distributions))
-        trial.set_user_attr(OWNER, self._owner)
+        """The next trial: what waits, else what the sampler suggests; None for steps that do not go together."""
+        with answering(self._url):
+            number = len(self._study.get_trials(deepcopy=False))
+            return self._ask(TPESampler(seed=self._seed * SEED_STEP + number, multivariate=True, n_startup_trials=STARTUP))
+
+    def ask_for(self, point: Point) -> tuple[Trial, Point | None]:
+        """A trial of this plan; what waits comes first."""
+        with answering(self._url):
+            return self._ask(Given(self._params(point)))
+
+    def _ask(self, sampler: BaseSampler) -> tuple[Trial, Point | None]:
+        self._study.sampler = sampler
+        with quietly():
+            trial = self._study.ask(dict(self._distributions))
+        if self._heart is not None:
+            self._heart.begin(trial._trial_id)  # before it has an owner: without, nobody waits for it
         point = self._canonical(trial.params)
-        if point is not None:
-            for name, value in self._described(point).items():
-                trial.set_user_attr(name, value)
+        facts = {} if point is None else self._described(point)
+        for name, value in {**facts, DEVICE: self._device, OWNER: self._owner}.items():
+            trial.set_user_attr(name, value)
         return trial, point
+
+    def first_at(self, trial: Trial, point: Point) -> bool:
+        """Whether no other run on such a device had begun with the plan when the trial was asked for."""
+        with answering(self._url):
+            return not any(
+                other.number < trial.number and other.user_attrs.get(DEVICE) == self._device and self._point(other) == point
+                for other in self._elsewhere((TrialState.RUNNING,))
+            )
 
     def tell(self, trial: Trial, candidate: Candidate, figures: Sequence[float] | None, limits: Figures) -> None:
         """What became of a trial.
@@ -154,6 +158,16 @@ class Study:
             figures: latency, size, memory and loss, where it was measured.
             limits: by how much each limit is exceeded; 0 or less where it is kept.
         """
+        with answering(self._url):
+            if self._storage.get_trial(trial._trial_id).state.is_finished():  # no sign of life reached the others, who gave it up
+                point = self._canonical(trial.params)
+                assert point is not None
+                self._add(point, candidate, figures)
+            else:
+                self._tell(trial, candidate, figures, limits)
+        self._ends(trial)
+
+    def _tell(self, trial: Trial, candidate: Candidate, figures: Sequence[float] | None, limits: Figures) -> None:
         trial.set_user_attr("candidate", candidate.id)
         trial.set_user_attr(STATUS, candidate.status)
         trial.set_user_attr("seconds", candidate.seconds)
@@ -173,38 +187,67 @@ class Study:
 
     def withdraw(self, trial: Trial) -> None:
         """A trial that was broken off."""
-        self._study.tell(trial, state=TrialState.FAIL)
+        with answering(self._url):
+            if not self._storage.get_trial(trial._trial_id).state.is_finished():
+                self._study.tell(trial, state=TrialState.FAIL)
+        self._ends(trial)
+
+    def _ends(self, trial: Trial) -> None:
+        if self._heart is not None:
+            self._heart.end(trial._trial_id)
 
     def set_aside(self, trial: Trial, reason: str, predicted: Figures) -> None:
         """A suggestion that is not tried, and what was predicted of it."""
-        trial.set_user_attr(STATUS, NOT_TRIED)
-        trial.set_user_attr("reason", reason)
-        for name, value in predicted.items():
-            trial.set_user_attr(f"predicted_{name}", value)
-        trial.set_constraint("promise", 1.0)
-        self._study.tell(trial, state=TrialState.PRUNED)
+        with answering(self._url):
+            trial.set_user_attr(STATUS, NOT_TRIED)
+            trial.set_user_attr("reason", reason)
+            for name, value in predicted.items():
+                trial.set_user_attr(f"predicted_{name}", value)
+            trial.set_constraint("promise", 1.0)
+            self._study.tell(trial, state=TrialState.PRUNED)
+        self._ends(trial)
 
     def waiting(self) -> int:
-        """How many trials are enqueued."""
-        return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        """How many trials wait, those among them that were lost with their run."""
+        with answering(self._url):
+            if self._heart is not None:
+                put_back_stale(self._study)
+            return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def running_elsewhere(self) -> int:
+        """How many trials other runs have under way."""
+        with answering(self._url):
+            return len(self._elsewhere((TrialState.RUNNING,)))
+
+    def _elsewhere(self, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        return [trial for trial in trials if trial.user_attrs.get(OWNER) not in (None, self._owner)]
 
     def elsewhere(self) -> tuple[list[Observation], set[Point]]:
-        """What other runs that share the study have measured, and what they are trying or have tried."""
+        """What other runs that share the study have measured, and what need not be tried here, since they do or did.
+
+        What another device has measured is tried here, too, where it has promise: its size and its loss are known, its latency is not.
+        """
         found, taken = list[Observation](), set[Point]()
-        for trial in self._study.get_trials(deepcopy=False):
+        with answering(self._url):
+            trials = self._elsewhere()
+        for trial in trials:
             point = self._point(trial)
-            if point is None or trial.user_attrs.get(OWNER) in (None, self._owner):
+            if point is None:
                 continue
+            here = trial.user_attrs.get(DEVICE) == self._device
             if trial.state == TrialState.COMPLETE:
                 latency, size, loss = trial.values
-                found.append(Observation(point, latency, size, trial.user_attrs.get(MEMORY), loss))
-            if trial.state == TrialState.RUNNING or trial.user_attrs.get("candidate"):
+                memory = trial.user_attrs.get(MEMORY)
+                found.append(Observation(point, latency, size, memory, loss) if here else Observation(point, size=size, loss=loss))
+            if trial.state == TrialState.RUNNING or (trial.user_attrs.get("candidate") and (here or _holds_anywhere(trial))):
                 taken.add(point)
         return found, taken
 
     def set_asides(self) -> int:
         """How many suggestions were not tried."""
-        return sum(trial.user_attrs.get(STATUS) == NOT_TRIED for trial in self._study.get_trials(deepcopy=False))
+        with answering(self._url):
+            return sum(trial.user_attrs.get(STATUS) == NOT_TRIED for trial in self._study.get_trials(deepcopy=False))
 
     def _point(self, trial: FrozenTrial) -> Point | None:
         return self._canonical(trial.params) if trial.params or not self._distributions else None
@@ -221,18 +264,8 @@ class Study:
         return {name: value for name, value in found.items() if name in self._distributions}
 
 
-def _opened(url: str) -> optuna.storages.RDBStorage:
-    """The storage. A database file is not flushed to the disk at every word: the run folder says what is finished."""
-    storage = optuna.storages.RDBStorage(url)
-    if storage.engine.dialect.name == "sqlite":
-        storage.engine.dispose()
-        event.listen(storage.engine, "connect", _hurry)
-    return storage
-
-
-def _hurry(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _holds_anywhere(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get(STATUS) in ANYWHERE
 
 
 def _level_name(value: Any) -> str:

@@ -28,6 +28,12 @@ def load_task(spec: str) -> Task:
         UsageError: the file does not exist, or defines no task.
         PreconditionError: the file raises.
     """
+    task = _found(spec)
+    task.source = str(Path(spec).resolve()) if spec.endswith(".py") else spec
+    return task
+
+
+def _found(spec: str) -> Task:
     if spec in BUILT_IN:
         module = importlib.import_module(f"sizewise.tasks.{spec}")
         task: Task = module.make_task()

@@ -81,6 +81,7 @@ class Task:
 
     Attributes:
         levels: the smaller versions of the inputs, as `resize` declares them.
+        source: the name that it was loaded by, by which other processes find it; None where it was made by hand.
 
     Raises:
         UsageError: no model, a loader that cannot be read again, something that is not a model, a size that inputs cannot be
@@ -120,6 +121,7 @@ class Task:
         self.metric = find_metric(metric)
         self.reference = reference
         self.name = name
+        self.source: str | None = None
 
     @property
     def scales(self) -> tuple[str, ...]:
