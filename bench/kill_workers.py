@@ -27,17 +27,19 @@ from sizewise.search import promise
 from sizewise.tasks.digits import make_task
 from sizewise.types import Candidate, from_json
 
-TRIALS, WORKERS, EPOCHS, SIZE = 20, 2, 10, "60 kB"
+TRIALS, WORKERS, EPOCHS, SIZE = 20, 2, 10, "12 kB"
+SCALES = ("resnet-s", "mobilenet-s")
 SHARE, PAUSE_S = 0.4, (0.0, 8.0)  # of the finished trials a kill follows, so long afterwards
 promise.LEAST_CHANCE = 0.0
 conclude.ROUNDS, conclude.COMPANIONS = 3, 0  # latencies decide nothing here
 
 
 def the_task() -> sizewise.Task:
-    """Digits, judged by the cross-entropy: two plans do not have the same."""
+    """Digits with small scales, judged by the cross-entropy: two plans do not have the same."""
     task = make_task(EPOCHS)
     splits = {"train": task.train, "calibration": task.calibration, "validation": task.validation, "test": task.test}
-    return sizewise.Task(models=task.models, example_inputs=task.example, metric="loss", reference="resnet-l", name="digits loss", **splits)
+    models = {scale: task.models[scale] for scale in SCALES}
+    return sizewise.Task(models=models, example_inputs=task.example, metric="loss", reference=SCALES[0], name="digits loss", **splits)
 
 
 @dataclass

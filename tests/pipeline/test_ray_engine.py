@@ -67,9 +67,11 @@ print(json.dumps({"killed": killer.killed, "warnings": found.record.warnings, "t
 def test_a_cluster_trains_and_tries_and_a_killed_actor_loses_its_trial_only(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(TASK)
     (tmp_path / "search.py").write_text(SEARCH)
-    environment = {**os.environ, "RAY_ADDRESS": ""}
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "RAY_ADDRESS": "", "TMPDIR": str(tmp_path / "temporary"), "RAY_TMPDIR": "/tmp"}
     done = subprocess.run([sys.executable, "search.py"], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert len([*(tmp_path / "temporary").glob("sizewise-*")]) <= 1, "what a killed actor had is all that may be left"
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["killed"]
     assert [w for w in told["warnings"] if "tried again" in w and "actor died" in w]

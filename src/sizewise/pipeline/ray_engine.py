@@ -6,6 +6,7 @@ machine hold still meanwhile. Ray carries what is said in pickles of its own, so
 """
 
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -42,6 +43,7 @@ from sizewise.types import Budget, Device, Plan, to_json
 __all__ = ["RayCrew", "check_ray", "connected", "train_scales"]
 
 Files = dict[str, bytes]
+LEAVE_S = 5.0  # most that is waited for a worker to leave
 CARRIED = ("candidate.json", "scores.npy")  # what a worker has to know of finished candidates
 
 
@@ -155,6 +157,10 @@ class _Actor:
         said = self._said.get()
         return msgspec.json.encode(said), self._files_of(said)
 
+    def leave(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def say(self, message: Message) -> bool:
         """From the working thread."""
         self._said.put(message)
@@ -252,7 +258,10 @@ class _Remote:
 
     def end(self) -> str:
         self.go_on()
-        _ray().kill(self.actor, no_restart=True)
+        ray = _ray()
+        with suppress(ray.exceptions.RayError):
+            ray.get(self.actor.leave.remote(), timeout=LEAVE_S)
+        ray.kill(self.actor, no_restart=True)
         return "its actor died"
 
     def _signal(self, number: int) -> None:
@@ -310,7 +319,7 @@ class RayCrew(Crew[_Remote]):
         learned = [setup.store.trials / "run.json", *(setup.store.trials / "scales").iterdir()]
         files = {str(path.relative_to(setup.store.out)): path.read_bytes() for path in learned}
         ray = _ray()
-        self._ray, self._kind = ray, ray.remote(_Actor)
+        self._ray, self._kind = ray, ray.remote(max_concurrency=2)(_Actor)  # it may be told to leave amid a conversation
         self._job, self._files = to_json(job), ray.put(files)
 
     def _start(self, scratch: Path) -> _Remote:
