@@ -379,6 +379,7 @@ def test_an_untrained_model_without_train_data(tmp_path: Path) -> None:
 
 
 def test_a_model_that_torch_cannot_export_is_a_failed_candidate_beside_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)  # with other weights the good model may be so much worse than the bad one that it is rightly left alone
     task = _task(models={"good": TinyConv(), "bad": Untraceable()}, reference="bad")
     found = sizewise.fit(task, sizewise.Budget(max_drop="90 %"), NullRuntime(), out=tmp_path / "out")
     failed = next(c for c in found.record.candidates if c.plan.scale == "bad" and len(c.plan.steps) == 1)
