@@ -22,6 +22,7 @@ from sizewise.cli.fit import (
     TimeLimit,
     Trials,
     Workers,
+    check,
 )
 
 __all__ = ["command"]
@@ -52,7 +53,6 @@ def command(
     debug: Debug = False,  # noqa: ARG001  # read by cli.main, which prints errors
 ) -> None:
     """Try plans of a search that `sizewise fit` makes with the same task, budget, runtime, --recover, --seed and --storage."""
-    from sizewise.cli.fit import check
     from sizewise.pipeline.progress import shown
     from sizewise.types import Budget
 

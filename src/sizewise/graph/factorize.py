@@ -1,7 +1,7 @@
 """One layer in a model as a stack of smaller ones: which layers can be, which shapes that gives, and putting the stack in its place."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
@@ -16,7 +16,20 @@ from sizewise.graph.trace import eval_copy, tensors_in
 from sizewise.protocols import Inputs
 from sizewise.types import LayerShape, Skip
 
-__all__ = ["Convolution", "Factoring", "Layer", "factor_shapes", "factorizable", "factorize", "fill", "forms", "out_sides", "owners_of"]
+__all__ = [
+    "Convolution",
+    "Factoring",
+    "Layer",
+    "calls_of",
+    "factor_shapes",
+    "factorizable",
+    "factorize",
+    "fill",
+    "forms",
+    "out_sides",
+    "owners_of",
+    "used_besides",
+]
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Layer = nn.Linear | Convolution
@@ -189,7 +202,7 @@ def factorizable(model: nn.Module, example: Inputs) -> tuple[tuple[str, ...], tu
         model: in inference mode; not changed.
         example: inputs of one call.
     """
-    calls, owners = _calls(model, example), owners_of(model)
+    calls, owners = calls_of(model, get_args(Layer), example), owners_of(model)
     paths, skips = [], []
     for path, module in model.named_modules():
         reason = _reason(path, module, calls, owners)
@@ -216,17 +229,44 @@ def owners_of(model: nn.Module) -> dict[int, list[str]]:
     return found
 
 
-def _calls(model: nn.Module, example: Inputs) -> Counter[str]:
-    """How often every layer runs per call, with a tensor."""
+def calls_of(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], example: Inputs, counts: Callable[[tuple[Any, ...]], bool] = lambda _: True
+) -> Counter[str]:
+    """How often every layer of these kinds runs per call.
+
+    Args:
+        model: in inference mode.
+        kinds: of layers.
+        example: inputs of one call.
+        counts: whether a run with these positional arguments counts.
+    """
     found: Counter[str] = Counter()
 
-    def note(path: str, *_: Any) -> None:
-        found[path] += 1
+    def note(path: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        found[path] += counts(args)
 
-    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, get_args(Layer))]
+    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, kinds)]
     with hooked([module.register_forward_pre_hook(partial(note, path)) for path, module in layers]), torch.no_grad():
         example.call(model)
     return found
+
+
+def used_besides(path: str, module: nn.Module, calls: Counter[str], owners: Mapping[int, Sequence[str]], never: str) -> str | None:
+    """Why a module's weights do more than one layer's work, or none, or None where they do just that.
+
+    Args:
+        path: of the module.
+        module: any.
+        calls: by `calls_of`.
+        owners: by `owners_of`.
+        never: what to say where it never runs.
+    """
+    others = [owner for p in module._parameters.values() if p is not None for owner in owners[id(p)] if owner != path]
+    if others:
+        return f"shares its weights with {others[0]}"
+    if calls[path] != 1:
+        return f"runs {calls[path]} times per call" if calls[path] else never
+    return None
 
 
 def _reason(path: str, module: Any, calls: Counter[str], owners: dict[int, list[str]]) -> str | None:
@@ -239,12 +279,7 @@ def _reason(path: str, module: Any, calls: Counter[str], owners: dict[int, list[
         return "is the model itself"
     if getattr(module, "groups", 1) > 1:
         return "is a grouped convolution: its groups share no weights that could be factorized"
-    others = [owner for p in module._parameters.values() if p is not None for owner in owners[id(p)] if owner != path]
-    if others:
-        return f"shares its weights with {others[0]}"
-    if calls[path] != 1:
-        return f"runs {calls[path]} times per call" if calls[path] else "is never called as a layer"
-    return None
+    return used_besides(path, module, calls, owners, "is never called as a layer")
 
 
 def _other(module: nn.Module) -> str:

@@ -7,15 +7,13 @@ are factorized together, as torch stacks them: all share what a low rank keeps o
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sizewise.arith.recurrence import Kind, previous, strands, unroll
-from sizewise.graph.factorize import owners_of
-from sizewise.graph.hooks import hooked
+from sizewise.graph.factorize import calls_of, owners_of, used_besides
 from sizewise.protocols import Inputs
 from sizewise.types import Skip
 
@@ -46,7 +44,7 @@ def recurrent_matrices(model: nn.Module, example: Inputs) -> tuple[tuple[Matrix,
         model: in inference mode.
         example: inputs of one call.
     """
-    calls, owners = _calls(model, example), owners_of(model)
+    calls, owners = calls_of(model, (nn.RNNBase,), example, _with_tensor), owners_of(model)
     found: list[Matrix] = []
     skips: list[Skip] = []
     for path, module in model.named_modules():
@@ -76,17 +74,8 @@ def matrix_inputs(module: nn.RNNBase, x: Tensor) -> Iterator[tuple[str, Tensor]]
         passed.append(states)
 
 
-def _calls(model: nn.Module, example: Inputs) -> Counter[str]:
-    """How often every recurrent layer runs per call, with a tensor."""
-    found: Counter[str] = Counter()
-
-    def note(path: str, _: nn.Module, args: tuple[Any, ...]) -> None:
-        found[path] += 1 if args and isinstance(args[0], Tensor) else 0
-
-    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.RNNBase)]
-    with hooked([module.register_forward_pre_hook(partial(note, path)) for path, module in layers]), torch.no_grad():
-        example.call(model)
-    return found
+def _with_tensor(args: tuple[Any, ...]) -> bool:
+    return bool(args) and isinstance(args[0], Tensor)
 
 
 def _reason(path: str, module: nn.RNNBase, calls: Counter[str], owners: dict[int, list[str]]) -> str | None:
@@ -98,9 +87,4 @@ def _reason(path: str, module: nn.RNNBase, calls: Counter[str], owners: dict[int
         return "its weights are computed from other parameters"
     if any(p is not None and p.dtype != torch.float32 for p in module._parameters.values()):
         return "its weights are not float32"
-    others = [owner for p in module._parameters.values() if p is not None for owner in owners[id(p)] if owner != path]
-    if others:
-        return f"shares its weights with {others[0]}"
-    if calls[path] != 1:
-        return f"runs {calls[path]} times per call" if calls[path] else "is never called with one tensor"
-    return None
+    return used_besides(path, module, calls, owners, "is never called with one tensor")

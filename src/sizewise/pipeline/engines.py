@@ -27,24 +27,29 @@ class Place:
     Attributes:
         workers: that try plans beside each other.
         engine: "local" for processes of this machine, "ray" for a Ray cluster.
+
+    Raises:
+        UsageError: no worker.
+        UnknownName: no such engine.
     """
 
     workers: int = 1
     engine: Engine = "local"
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UsageError("at least one worker tries plans", where="workers", got=str(self.workers))
+        if self.engine not in get_args(Engine):
+            raise UnknownName("engine", self.engine, get_args(Engine))
 
 
 def check_place(place: Place, task: Task, runtime: str | Runtime) -> None:
     """What can be meant, before any work is done.
 
     Raises:
-        UsageError: no worker, or a task or runtime that a cluster cannot find.
-        UnknownName: no such engine.
+        UsageError: a task or runtime that a cluster cannot find.
         MissingExtra: Ray is not installed.
     """
-    if place.workers < 1:
-        raise UsageError("at least one worker tries plans", where="workers", got=str(place.workers))
-    if place.engine not in get_args(Engine):
-        raise UnknownName("engine", place.engine, get_args(Engine))
     if place.engine == "ray":
         from sizewise.pipeline.ray_engine import check_ray
 

@@ -6,7 +6,7 @@ from sizewise.errors import BudgetInfeasible
 from sizewise.pipeline.conclude import conclude
 from sizewise.pipeline.engines import Engine, Place, check_place
 from sizewise.pipeline.result import Result, finish
-from sizewise.pipeline.run_search import TRIALS, Options, begin, check_limits, run_search
+from sizewise.pipeline.run_search import TRIALS, Options, begin, run_search
 from sizewise.pipeline.searching import Limits
 from sizewise.profile.timing import threads
 from sizewise.protocols import Progress, Runtime
@@ -75,7 +75,6 @@ def fit(
     """
     limits = Limits(trials, stop_at_target)
     place = Place(workers, engine)
-    check_limits(limits)
     check_place(place, task, runtime)
     options = Options(resume=resume, time_limit=time_limit, recover=recover, seed=seed, progress=progress)
     setup, recovery = begin(task, budget, runtime, device, out, options)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sizewise.pipeline.engines import Place, check_place
-from sizewise.pipeline.run_search import TRIALS, Options, begin, check_limits, run_search
+from sizewise.pipeline.run_search import TRIALS, Options, begin, run_search
 from sizewise.pipeline.searching import Limits
 from sizewise.profile.timing import threads
 from sizewise.protocols import Progress, Runtime
@@ -53,7 +53,6 @@ def join(
     """
     limits = Limits(trials)
     place = Place(workers)
-    check_limits(limits)
     check_place(place, task, runtime)
     options = Options(resume=resume, time_limit=time_limit, recover=recover, seed=seed, progress=progress)
     setup, recovery = begin(task, budget, runtime, device, out, options)

@@ -11,7 +11,7 @@ from sizewise.pipeline.quantize import quantization_step, scheme_by_work
 from sizewise.pipeline.scales import Prepared
 from sizewise.pipeline.setup import Setup
 from sizewise.protocols import Inputs
-from sizewise.search.levers import low_rank_lever, precision_lever, pruning_lever, recovery_lever
+from sizewise.search.levers import LOW_RANK_RATES, low_rank_lever, precision_lever, pruning_lever, recovery_lever
 from sizewise.search.space import Lever, Space
 from sizewise.types import Cost, Step
 
@@ -47,12 +47,10 @@ def make_space(setup: Setup, prepared: Mapping[str, Prepared], reference: str, r
 
 def _levers(setup: Setup, cost: Cost, recovery: Step | None, others: list[Step]) -> tuple[Lever, ...]:
     timed = setup.context.timer is not None and cost.macs >= TIMED_MACS
-    low_rank = low_rank_lever("latency" if timed else "params", recovers=recovery is not None)
-    if not any(layer.params >= WIDE and layer.family in FACTORED for layer in cost.layers):
-        low_rank = Lever(name=low_rank.name, levels=low_rank.levels[:1], ordered=True, shrinks=True)
+    wide = any(layer.params >= WIDE and layer.family in FACTORED for layer in cost.layers)
     return (
         pruning_lever("latency" if timed else "macs", recovers=recovery is not None),
-        low_rank,
+        low_rank_lever("latency" if timed else "params", recovers=recovery is not None, rates=LOW_RANK_RATES if wide else ()),
         recovery_lever(recovery, others),
         precision_lever(_precisions(setup, cost)),
     )

@@ -13,6 +13,7 @@ from sizewise.evaluate.racing import RACING_ERROR, Hurdle, Lap, ScoreRange, laps
 from sizewise.evaluate.scoring import Call, quality
 from sizewise.pipeline.store import load_scores
 from sizewise.report._format import limit_value, plan_name
+from sizewise.search.frontier import largest_drops, limits_quality
 from sizewise.search.rivals import Costs, opponents, outranked
 from sizewise.types import Budget, Candidate, Limit, Quality
 
@@ -70,11 +71,9 @@ def hopeless(found: Quality, budget: Budget) -> str | None:
         return _too_bad("max_drop", found.drop.low, budget.max_drop, found, "validation")
     if budget.min_quality is None:
         return None
-    if found.higher_is_better and found.score.high < budget.min_quality:
-        return _too_bad("min_quality", found.score.high, budget.min_quality, found, "validation")
-    if not found.higher_is_better and found.score.low > budget.min_quality:
-        return _too_bad("min_quality", found.score.low, budget.min_quality, found, "validation")
-    return None
+    best, sign = (found.score.high, 1) if found.higher_is_better else (found.score.low, -1)
+    worse = sign * best < sign * budget.min_quality
+    return _too_bad("min_quality", best, budget.min_quality, found, "validation") if worse else None
 
 
 def _too_bad(limit: Limit, figure: float, allowed: float, found: Quality, where: str) -> str:
@@ -87,16 +86,9 @@ def _too_bad(limit: Limit, figure: float, allowed: float, found: Quality, where:
 
 
 def quality_limit(bench: "Bench") -> Hurdle | None:
-    """The quality limit that binds, as a hurdle: the most that a candidate may be worse than the reference on the whole split.
-
-    The reference's score there is known, so a least quality is a largest drop.
-    """
+    """The quality limit that binds, as a hurdle: the most that a candidate may be worse than the reference on the whole split."""
     mean = float(np.mean(bench.reference_scores))
-    limits: list[tuple[float, Limit]] = []
-    if bench.budget.max_drop is not None:
-        limits.append((bench.budget.max_drop, "max_drop"))
-    if bench.budget.min_quality is not None:
-        limits.append(((mean - bench.budget.min_quality) * (1 if bench.metric.higher_is_better else -1), "min_quality"))
+    limits = largest_drops(bench.budget, mean, higher_is_better=bench.metric.higher_is_better)
     if not limits:
         return None
     allowed, name = min(limits)
@@ -199,4 +191,4 @@ def _broken_limit(lap: Lap, bench: "Bench") -> str:
 
 
 def _at_what(budget: Budget) -> str:
-    return " at no greater cost" if budget.max_drop is not None or budget.min_quality is not None else ""
+    return " at no greater cost" if limits_quality(budget) else ""

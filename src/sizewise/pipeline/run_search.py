@@ -26,7 +26,7 @@ from sizewise.tasks.task import Task
 from sizewise.types import Budget, Candidate, Device, Plan, SearchRecord, Step
 from sizewise.units import parse_seconds
 
-__all__ = ["TRIALS", "Options", "Searched", "begin", "check_limits", "run_search"]
+__all__ = ["TRIALS", "Options", "Searched", "begin", "run_search"]
 
 TRIALS = 24
 
@@ -65,16 +65,6 @@ class Searched:
     candidates: list[Candidate]
     record: SearchRecord
     expected: Outlook
-
-
-def check_limits(limits: Limits) -> None:
-    """What can be meant.
-
-    Raises:
-        UsageError: no plan may be tried.
-    """
-    if limits.trials < 1:
-        raise UsageError("at least one plan is tried", where="trials", got=str(limits.trials))
 
 
 def begin(

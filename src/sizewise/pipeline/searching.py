@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from sizewise.errors import UsageError
 from sizewise.evaluate.scoring import module_call, quality
 from sizewise.files import write_bytes
 from sizewise.pipeline.crew import Hands
@@ -46,10 +47,17 @@ class Limits:
     Attributes:
         trials: most plans that are tried, whatever comes of them.
         stop_at_target: stop as soon as something fits the budget.
+
+    Raises:
+        UsageError: no plan may be tried.
     """
 
     trials: int
     stop_at_target: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise UsageError("at least one plan is tried", where="trials", got=str(self.trials))
 
 
 @dataclass

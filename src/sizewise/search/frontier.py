@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sizewise.types import Budget, Candidate, Limit, Measurement, Relaxation
 
-__all__ = ["MARGIN", "best", "has_margin", "limits_quality", "mark_frontier", "nearest", "rank_key", "relaxations"]
+__all__ = ["MARGIN", "best", "has_margin", "largest_drops", "limits_quality", "mark_frontier", "nearest", "rank_key", "relaxations"]
 
 MARGIN = 0.8  # how probable the proof on the test split must be
 
@@ -41,6 +41,14 @@ def rank_key(candidate: Candidate, budget: Budget) -> tuple[float, ...]:
 def limits_quality(budget: Budget) -> bool:
     """Whether a budget says anything about quality."""
     return budget.max_drop is not None or budget.min_quality is not None
+
+
+def largest_drops(budget: Budget, reference: float, *, higher_is_better: bool) -> list[tuple[float, Limit]]:
+    """Every quality limit as the most that may be lost against the reference, whose score is known: a least quality is a largest drop."""
+    found: list[tuple[float, Limit]] = [(budget.max_drop, "max_drop")] if budget.max_drop is not None else []
+    if budget.min_quality is not None:
+        found.append(((reference - budget.min_quality) * (1 if higher_is_better else -1), "min_quality"))
+    return found
 
 
 def has_margin(candidate: Candidate) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from sizewise.search.space import OFF, Belief, Level, Lever
 from sizewise.types import Step
 
-__all__ = ["PRECISIONS", "low_rank_lever", "precision_lever", "pruning_lever", "recovery_lever"]
+__all__ = ["LOW_RANK_RATES", "PRECISIONS", "low_rank_lever", "precision_lever", "pruning_lever", "recovery_lever"]
 
 PRUNING_RATES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 LOW_RANK_RATES = (0.2, 0.4)
@@ -36,21 +36,25 @@ def pruning_lever(target: str, *, recovers: bool) -> Lever:
         target: what the rate counts: "latency" or "macs".
         recovers: whether training follows, so that less is lost.
     """
-    exponent = 1.0 if target == "latency" else 0.7
-    levels = tuple(_shrunk("channel_pruning", rate, target, recovers, exponent) for rate in PRUNING_RATES)
-    return Lever(name="pruning", levels=(Level(name=OFF), *levels), ordered=True, shrinks=True)
+    return _shrinking("pruning", "channel_pruning", PRUNING_RATES, target, recovers, 0.7)
 
 
-def low_rank_lever(target: str, *, recovers: bool) -> Lever:
+def low_rank_lever(target: str, *, recovers: bool, rates: Sequence[float] = LOW_RANK_RATES) -> Lever:
     """Low rank factors at some rates.
 
     Args:
         target: what the rate counts: "latency" or "params".
         recovers: whether training follows, so that less is lost.
+        rates: none where factors are not worth a look.
     """
-    exponent = 1.0 if target == "latency" else 0.4
-    levels = tuple(_shrunk("low_rank", rate, target, recovers, exponent) for rate in LOW_RANK_RATES)
-    return Lever(name="low_rank", levels=(Level(name=OFF), *levels), ordered=True, shrinks=True)
+    return _shrinking("low_rank", "low_rank", rates, target, recovers, 0.4)
+
+
+def _shrinking(name: str, technique: str, rates: Sequence[float], target: str, recovers: bool, exponent: float) -> Lever:
+    """Off, or a technique at rising rates; where they do not count the latency itself, it goes by what is left to the exponent."""
+    power = 1.0 if target == "latency" else exponent
+    levels = [_shrunk(technique, rate, target, recovers, power) for rate in rates]
+    return Lever(name=name, levels=(Level(name=OFF), *levels), ordered=True, shrinks=True)
 
 
 def _shrunk(technique: str, rate: float, target: str, recovers: bool, exponent: float) -> Level:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.stats import norm
 
+from sizewise.search.frontier import largest_drops
 from sizewise.search.proxy import FIGURES, Forecast, Observation
 from sizewise.types import Budget, Measurement
 
@@ -68,9 +69,7 @@ def goal_of(budget: Budget, reference: float, *, higher_is_better: bool, unit: f
         higher_is_better: of the metric.
         unit: see `Goal`.
     """
-    losses = [budget.max_drop] if budget.max_drop is not None else []
-    if budget.min_quality is not None:
-        losses.append((reference - budget.min_quality) * (1 if higher_is_better else -1))
+    losses = [allowed for allowed, _ in largest_drops(budget, reference, higher_is_better=higher_is_better)]
     costs = (budget.latency_s, budget.size_bytes, budget.memory_bytes)
     limits = (*(math.inf if limit is None else math.log(limit) for limit in costs), min(losses, default=math.inf))
     return Goal(limits, bool(losses), unit)
