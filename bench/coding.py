@@ -6,7 +6,7 @@ Models: ResNet-56, MiniLM (needs what bench/cifar_task.py and bench/sst2_task.py
 weights at some entropies for the coder alone. Every row: bytes, share of float32, seconds to write, and megabytes of float32 read per
 second of one core, best of three, from a file that the system has in memory. Seconds are the processor's, so that other jobs count little.
 Codes are weights rounded to the nearest multiple of one step per tensor; they stand for what rounding methods leave, without their
-care for the outputs. Target: codes of a million weights at 200 MB/s.
+care for the outputs. Target: 200 MB/s, for codes of millions of weights and for whole files.
 """
 
 import io

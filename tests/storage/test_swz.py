@@ -62,6 +62,32 @@ def test_tensors_come_back_by_name_and_one_by_one(tmp_path: Path) -> None:
         stored.decode("other")
 
 
+def test_groups_of_any_size_give_the_same_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_swz(tmp_path / "a.swz", [([f"{name}{turn}"], form) for turn in range(3) for name, form in tensors().items()])
+    stored = open_swz(tmp_path / "a.swz")
+    expected = {name: stored.decode(name) for name in stored.names}
+    for together, most in ((16 << 20, 1024), (20_000, 1024), (16 << 20, 5), (1, 1)):
+        monkeypatch.setattr(swz, "TOGETHER", together)
+        monkeypatch.setattr(swz, "MOST_TOGETHER", most)
+        found = dict(stored.items())
+        assert list(found) == list(expected)
+        assert all(same_bits(found[name], value) for name, value in expected.items())
+
+
+def test_a_damaged_tensor_is_named_among_those_that_are_read_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_swz(tmp_path / "a.swz", [([name], form) for name, form in tensors().items()])
+    stored = open_swz(tmp_path / "a.swz")
+    position = stored.names.index("levels")
+    data = bytearray((tmp_path / "a.swz").read_bytes())
+    data[stored.starts[position] + 60] ^= 255
+    (tmp_path / "b.swz").write_bytes(data)
+    with pytest.raises(UsageError, match="levels does not match its checksum"):
+        dict(open_swz(tmp_path / "b.swz").items())
+    monkeypatch.setattr(swz, "_check_sum", lambda *_: None)
+    with pytest.raises(UsageError, match="levels: the coded symbols are damaged"):
+        dict(open_swz(tmp_path / "b.swz").items())
+
+
 def test_no_tensors_at_all(tmp_path: Path) -> None:
     write_swz(tmp_path / "a.swz", [])
     assert dict(open_swz(tmp_path / "a.swz").items()) == {}

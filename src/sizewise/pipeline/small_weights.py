@@ -63,7 +63,7 @@ def read_small(stored: Stored, module: nn.Module) -> None:
         UsageError: the file is damaged, or belongs to another structure.
     """
     _check_fit(stored, module)
-    forms = {names: stored.form(names[0]) for names in stored.tied}
+    forms = dict(stored.forms())
     values = {names: form.decode() for names, form in forms.items()}
     _convert(stored, module, {name: value.dtype for names, value in values.items() for name in names})
     _tie(module, stored.tied)

@@ -1,4 +1,4 @@
-"""Range asymmetric numeral systems over many lanes: numpy decodes a word per lane at a time.
+"""Range asymmetric numeral systems over many lanes: numbers of words to bytes. `lanes.py` reads them again, a word per lane at a time.
 
 A lane's state x lies in [2^16, 2^32). Decoding takes the word whose share of [0, 2^16) holds the lower half of x, goes on with
 frequency * (x >> 16) + (x mod 2^16) - first, and where that fell below 2^16, takes two bytes of the stream in at the bottom.
@@ -14,22 +14,18 @@ states carry is ours, after the bits back of Townsend et al., Practical lossless
 """
 
 from array import array
-from bisect import bisect_right
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sizewise.errors import UsageError
 from sizewise.storage.frequencies import Words
 
-__all__ = ["FEW", "decode_words", "encode_words"]
+__all__ = ["FEW", "HEAD", "LOW", "SHRINK", "encode_words"]
 
 LOW = 1 << 16
 FEW = 16  # lanes that Python's own numbers decode faster than numpy
-_SHRINK = 16  # lanes per lane of those that code what the states carry
-_HEAD = 8  # bytes: how many words the states carry, and in how many bytes
-_HALF = np.uint32(16)
-_LOWER = np.uint32(LOW - 1)
+SHRINK = 16  # lanes per lane of those that code what the states carry
+HEAD = 8  # bytes: how many words the states carry, and in how many bytes
 
 
 def encode_words(numbers: NDArray[np.uint16], words: Words, lanes: int) -> bytes:
@@ -53,7 +49,7 @@ def _tail(numbers: NDArray[np.uint16], words: Words, lanes: int) -> tuple[int, b
     bits = np.cumsum(16 - np.log2(words.frequency[numbers[-64 * lanes :]])[::-1])
     fits = int(np.searchsorted(bits, 16 * lanes))
     while True:
-        stream = encode_words(numbers[len(numbers) - fits :], words, lanes // _SHRINK)
+        stream = encode_words(numbers[len(numbers) - fits :], words, lanes // SHRINK)
         if len(stream) <= 2 * lanes:
             return fits, stream
         fits = fits * 15 // 16
@@ -85,86 +81,3 @@ def _encoded_few(numbers: list[int], words: Words, lanes: int) -> bytes:
             x >>= 16
         state[index % lanes] = (x // some << 16) + x % some + first[word]
     return np.array(state, "<u4").tobytes() + np.array(stream[::-1], "<u2").tobytes()
-
-
-def decode_words(data: bytes | memoryview, count: int, words: Words, lanes: int) -> NDArray[np.uint8]:
-    """The symbols of so many words, one after another.
-
-    Raises:
-        UsageError: the stream does not hold as many words.
-    """
-    tail = size = 0
-    if lanes > FEW:
-        tail, size = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:_HEAD], "little")
-        data = data[_HEAD:]
-    if len(data) < 4 * lanes or len(data) % 2 or tail > count or size > 2 * lanes:
-        raise _broken()
-    state = np.frombuffer(data, "<u4", lanes).astype(np.uint32)
-    stream = np.frombuffer(data, "<u2", offset=4 * lanes).astype(np.uint32)
-    if lanes <= FEW:
-        return words.digits[_few(state.tolist(), stream.tolist(), count, words)].reshape(-1)
-    slots = _many(state, stream, count - tail, words)
-    carried = (state - np.uint32(LOW)).astype("<u2").tobytes()
-    if bool((state >> _HALF != 1).any()) or any(carried[size:]):
-        raise _broken()
-    return np.concatenate([_spelled(slots, words), decode_words(carried[:size], tail, words, lanes // _SHRINK)])
-
-
-def _few(state: list[int], stream: list[int], count: int, words: Words) -> "array[int]":
-    frequency, first = words.frequency.tolist(), words.first.tolist()
-    lanes, at, numbers = len(state), 0, array("H")
-    for index in range(count):
-        lane = index % lanes
-        x = state[lane]
-        low = x & 0xFFFF
-        word = bisect_right(first, low) - 1
-        x = frequency[word] * (x >> 16) + low - first[word]
-        if x < LOW:
-            if at >= len(stream):
-                raise _broken()
-            x = x << 16 | stream[at]
-            at += 1
-        state[lane] = x
-        numbers.append(word)
-    if at != len(stream) or any(x != LOW for x in state):
-        raise _broken()
-    return numbers
-
-
-def _many(state: NDArray[np.uint32], stream: NDArray[np.uint32], count: int, words: Words) -> NDArray[np.uint16]:
-    """The lower halves of the states that words were read from; the states become the last ones."""
-    lanes, at = len(state), 0
-    times = words.frequency.astype(np.uint32)
-    frequency = times.repeat(times)
-    rest = np.arange(LOW, dtype=np.uint32) - words.first.astype(np.uint32).repeat(times)
-    slots = np.empty(count, np.uint16)
-    for begin in range(0, count, lanes):
-        x = state[: count - begin]
-        slot = slots[begin : begin + lanes]
-        np.bitwise_and(x, _LOWER, out=slot, casting="unsafe")
-        x >>= _HALF
-        x *= frequency.take(slot)
-        x += rest.take(slot)
-        low = (x < LOW).nonzero()[0]
-        piece = stream[at : at + len(low)]
-        if len(piece) != len(low):
-            raise _broken()
-        x[low] = x[low] << _HALF | piece
-        at += len(low)
-    if at != len(stream):
-        raise _broken()
-    return slots
-
-
-def _spelled(slots: NDArray[np.uint16], words: Words) -> NDArray[np.uint8]:
-    """The symbols of the words that slots belong to; words are looked up as whole numbers of 1, 2, 4 or 8 bytes."""
-    times = words.frequency.astype(np.uint32)
-    size = 1 << (words.group - 1).bit_length()
-    wide = np.zeros((len(times), size), np.uint8)
-    wide[:, : words.group] = words.digits
-    spelled = wide.view(f"u{size}").ravel().repeat(times).take(slots).view(np.uint8)
-    return spelled if size == words.group else spelled.reshape(-1, size)[:, : words.group].reshape(-1)
-
-
-def _broken() -> UsageError:
-    return UsageError("the coded symbols are damaged")

@@ -7,6 +7,7 @@ alphabet. Symbols are coded in groups, as pairs or longer words, since a step of
 frequencies of groups are products.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +26,7 @@ _OCTAVE = (
     2147483648, 2056437387, 1969251188, 1885761398, 1805811301, 1729250827, 1655936265, 1585730000,
     1518500250, 1454120821, 1392470869, 1333434672, 1276901417, 1222764986, 1170923762, 1121280436,
 )  # fmt: skip
+_OCTAVES = np.array(_OCTAVE, np.uint64)
 _FINE = 256  # units of a curve's bends, per unit of v
 _IRLS = 12  # turns of the fit
 _LOSS = 1.002  # of the bits per symbol, for longer groups
@@ -85,11 +87,11 @@ class Curve:
 Model = Table | Curve
 
 
-def weights_of(model: Model, symbols: int) -> NDArray[np.uint64]:
-    """Weights of the symbols, which add up to at most 2^31."""
-    v = model.octaves(symbols)
-    weights = np.array(_OCTAVE, np.uint64)[v & 15] >> (v >> 4).astype(np.uint64)
-    shares: NDArray[np.uint64] = (weights << np.uint64(_UNIT)) // weights.sum()
+def weights_of(models: Sequence[Model], symbols: int) -> NDArray[np.uint64]:
+    """Weights of the symbols, [models, symbols], each model's of which add up to at most 2^31."""
+    v = np.stack([model.octaves(symbols) for model in models])
+    weights = _OCTAVES[v & 15] >> (v >> 4).astype(np.uint64)
+    shares: NDArray[np.uint64] = (weights << np.uint64(_UNIT)) // weights.sum(1, keepdims=True)
     return shares
 
 
@@ -115,8 +117,7 @@ class Words:
     @cached_property
     def digits(self) -> NDArray[np.uint8]:
         """The symbols of every word, [words, group]."""
-        numbers = np.arange(len(self.frequency))[:, None] // self.symbols ** np.arange(self.group - 1, -1, -1)
-        return (numbers % self.symbols).astype(np.uint8)
+        return digits(self.symbols, self.group)
 
     def bits(self, share: NDArray[np.float64]) -> float:
         """Per symbol, where symbols occur with these shares, independent of one another."""
@@ -126,15 +127,33 @@ class Words:
         return float(shares @ (np.log2(TOTAL) - np.log2(self.frequency))) / self.group
 
 
-def grouped(model: Model, symbols: int, group: int) -> Words:
-    """Frequencies of words: products, scaled so that none is 0; the commonest one gets what is left."""
-    single = weights_of(model, symbols)
+def digits(symbols: int, group: int) -> NDArray[np.uint8]:
+    """The symbols of every word, [words, group]."""
+    numbers = np.arange(symbols**group)[:, None] // symbols ** np.arange(group - 1, -1, -1)
+    return (numbers % symbols).astype(np.uint8)
+
+
+def grouped(wanted: Sequence[tuple[Model, int, int]]) -> list[Words]:
+    """Frequencies of words by model, symbols and group; those of as many symbols and groups are computed together."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for index, (_, symbols, group) in enumerate(wanted):
+        alike.setdefault((symbols, group), []).append(index)
+    found: dict[int, Words] = {}
+    for (symbols, group), places in alike.items():
+        rows = _grouped([wanted[index][0] for index in places], symbols, group)
+        found.update((index, Words(symbols, group, row)) for index, row in zip(places, rows, strict=True))
+    return [found[index] for index in range(len(wanted))]
+
+
+def _grouped(models: Sequence[Model], symbols: int, group: int) -> NDArray[np.uint64]:
+    """Products, scaled so that none is 0; the commonest one gets what is left. [models, words]."""
+    single = weights_of(models, symbols)
     weights = single
     for _ in range(group - 1):
-        weights = np.multiply.outer(weights, single).ravel() >> np.uint64(_UNIT)
-    frequency = np.uint64(1) + weights * np.uint64(TOTAL - len(weights)) // weights.sum()
-    frequency[np.argmax(frequency)] += np.uint64(TOTAL) - frequency.sum()
-    return Words(symbols, group, frequency)
+        weights = (weights[:, :, None] * single[:, None, :]).reshape(len(models), -1) >> np.uint64(_UNIT)
+    frequency: NDArray[np.uint64] = np.uint64(1) + weights * np.uint64(TOTAL - weights.shape[1]) // weights.sum(1, keepdims=True)
+    frequency[np.arange(len(models)), frequency.argmax(1)] += np.uint64(TOTAL) - frequency.sum(1)
+    return frequency
 
 
 def fitted(counts: NDArray[np.int64]) -> tuple[Model, Words]:
@@ -155,7 +174,7 @@ def fitted(counts: NDArray[np.int64]) -> tuple[Model, Words]:
 
 def _best_group(model: Model, share: NDArray[np.float64]) -> Words:
     lengths = [group for group in range(1, MOST_GROUP + 1) if len(share) ** group <= MOST_WORDS]
-    words = [grouped(model, len(share), group) for group in lengths]
+    words = grouped([(model, len(share), group) for group in lengths])
     bits = [word.bits(share) for word in words]
     return next(word for word, some in zip(reversed(words), reversed(bits), strict=True) if some <= _LOSS * min(bits))
 

@@ -16,7 +16,7 @@ from sizewise.errors import UsageError
 from sizewise.storage.entropy import Coder
 from sizewise.storage.forms import Codebook, Constant, Form, Integers, Product, Raw, Sparse, blocks, matrix_shape
 
-__all__ = ["DTYPES", "Head", "Header", "Part", "TensorHead", "described", "formed", "parts_of", "plain_bytes"]
+__all__ = ["DTYPES", "Head", "Header", "Part", "TensorHead", "arrays_of", "described", "formed", "parts_of", "plain_bytes"]
 
 _BYTES = [torch.bool, torch.uint8, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2]
 _WIDE = [
@@ -170,8 +170,8 @@ def described(form: Form, write: Callable[[Tensor], Part]) -> Head:
     raise UsageError("no such form", got=type(form).__name__)
 
 
-def formed(head: Head, read: Callable[[Part, torch.dtype, int], Tensor]) -> Form:
-    """The form again; `read` gives an array of a type and so many elements.
+def arrays_of(head: Head) -> Iterator[tuple[Part, torch.dtype, int]]:
+    """The parts in the order of the file, and the type and number of the elements that each should hold.
 
     Raises:
         UsageError: an unknown type of elements, or numbers that do not fit one another.
@@ -179,38 +179,50 @@ def formed(head: Head, read: Callable[[Part, torch.dtype, int], Tensor]) -> Form
     dtype, shape = _dtype(head.dtype), head.shape
     match head:
         case RawHead():
-            return Raw(read(head.value, dtype, prod(shape)).view(shape))
+            yield head.value, dtype, prod(shape)
+        case SparseHead():
+            yield head.mask, torch.bool, prod(shape)
+            yield head.values, _dtype(head.value_dtype), head.count
+        case IntegersHead():
+            rows, columns = matrix_shape(shape, head.axis)
+            if head.scale_rows not in (1, rows) or head.scale_dtype not in _HALVES:
+                raise UsageError("not scales", got=f"{head.scale_rows} rows of {head.scale_dtype}")
+            yield head.codes, torch.int8, rows * columns
+            yield head.scales, _dtype(head.scale_dtype), head.scale_rows * blocks(columns, head.block or None)
+        case CodebookHead():
+            rows, columns = matrix_shape(shape, head.axis)
+            if head.level_rows not in (1, rows):
+                raise UsageError("not lists of values", got=f"{head.level_rows} rows")
+            yield head.codes, torch.uint8, rows * columns
+            yield head.levels, _dtype(head.level_dtype), head.level_rows * head.level_count
+        case ProductHead():
+            matrix_shape(shape, head.axis)
+            yield from arrays_of(head.left)
+            yield from arrays_of(head.right)
+
+
+def formed(head: Head, arrays: Iterator[Tensor]) -> Form:
+    """The form again, of what `arrays_of` says, flat.
+
+    Raises:
+        UsageError: an unknown type of elements, or arrays that do not fit one another.
+    """
+    dtype, shape = _dtype(head.dtype), head.shape
+    match head:
+        case RawHead():
+            return Raw(next(arrays).view(shape))
         case ConstantHead():
             return Constant(_element(head.element, dtype), shape)
         case SparseHead():
-            mask = read(head.mask, torch.bool, prod(shape))
-            return Sparse(mask, read(head.values, _dtype(head.value_dtype), head.count), shape, dtype)
+            return Sparse(next(arrays), next(arrays), shape, dtype)
         case IntegersHead():
-            return _integers(head, dtype, read)
+            codes, scales = next(arrays).view(matrix_shape(shape, head.axis)), next(arrays).view(head.scale_rows, -1)
+            return Integers(codes, scales, shape, head.axis, head.block or None, dtype)
         case CodebookHead():
-            return _codebook(head, dtype, read)
+            codes, levels = next(arrays).view(matrix_shape(shape, head.axis)), next(arrays).view(head.level_rows, head.level_count)
+            return Codebook(codes, levels, shape, head.axis, dtype)
         case ProductHead():
-            matrix_shape(shape, head.axis)
-            return Product(formed(head.left, read), formed(head.right, read), shape, head.axis, dtype)
-
-
-def _integers(head: IntegersHead, dtype: torch.dtype, read: Callable[[Part, torch.dtype, int], Tensor]) -> Integers:
-    rows, columns = matrix_shape(head.shape, head.axis)
-    wide = blocks(columns, head.block or None)
-    if head.scale_rows not in (1, rows) or head.scale_dtype not in _HALVES:
-        raise UsageError("not scales", got=f"{head.scale_rows} rows of {head.scale_dtype}")
-    codes = read(head.codes, torch.int8, rows * columns).view(rows, columns)
-    scales = read(head.scales, _dtype(head.scale_dtype), head.scale_rows * wide).view(head.scale_rows, wide)
-    return Integers(codes, scales, head.shape, head.axis, head.block or None, dtype)
-
-
-def _codebook(head: CodebookHead, dtype: torch.dtype, read: Callable[[Part, torch.dtype, int], Tensor]) -> Codebook:
-    rows, columns = matrix_shape(head.shape, head.axis)
-    if head.level_rows not in (1, rows):
-        raise UsageError("not lists of values", got=f"{head.level_rows} rows")
-    codes = read(head.codes, torch.uint8, rows * columns).view(rows, columns)
-    levels = read(head.levels, _dtype(head.level_dtype), head.level_rows * head.level_count)
-    return Codebook(codes, levels.view(head.level_rows, head.level_count), head.shape, head.axis, dtype)
+            return Product(formed(head.left, arrays), formed(head.right, arrays), shape, head.axis, dtype)
 
 
 def _element(text: str, dtype: torch.dtype) -> Tensor:

@@ -5,13 +5,16 @@ save 1 to 2 % of the bytes, what they are told by included. Rows are ordered by 
 cut into equal parts.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sizewise.errors import UsageError
-from sizewise.storage.rans import bytes_of_counts, decode_symbols, encode_symbols
+from sizewise.storage.rans import Symbols, bytes_of_counts, encode_symbols, opened
 
-__all__ = ["decode_rows", "encode_rows"]
+__all__ = ["Rows", "encode_rows", "opened_rows"]
 
 CLASSES = (2, 4, 8)
 MOST_CLASSES = 16
@@ -41,27 +44,55 @@ def encode_rows(matrix: NDArray[np.uint8], *, signed: bool, below: int) -> bytes
     return coded if coded is not None and len(coded) < below else None
 
 
-def decode_rows(data: bytes | memoryview, count: int) -> NDArray[np.uint8]:
-    """So many bytes, row after row.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A coded matrix whose head was read.
+
+    Attributes:
+        columns: of the matrix.
+        which: the class of every row, coded.
+        pieces: the rows of each class, coded.
+    """
+
+    columns: int
+    which: Symbols
+    pieces: tuple[bytes | memoryview, ...]
+
+    def members(self, which: NDArray[np.uint8]) -> list[Symbols]:
+        """The rows of each class, still coded, once the classes are known.
+
+        Raises:
+            UsageError: classes that there are not, or without rows.
+        """
+        held = np.bincount(which, minlength=len(self.pieces))
+        if len(held) != len(self.pieces) or not held.all():
+            raise _broken()
+        return [opened(piece, int(rows) * self.columns) for piece, rows in zip(self.pieces, held, strict=True)]
+
+    def ordered(self, which: NDArray[np.uint8], members: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """All rows in the matrix' order, of those of each class."""
+        matrix = np.empty((len(which), self.columns), np.uint8)
+        for index, rows in enumerate(members):
+            matrix[which == index] = rows.reshape(-1, self.columns)
+        return matrix.reshape(-1)
+
+
+def opened_rows(data: bytes | memoryview, count: int) -> Rows:
+    """What `encode_rows` gave, to be decoded; so many bytes.
 
     Raises:
-        UsageError: data that do not hold as many.
+        UsageError: data that cannot hold as many.
     """
     columns, classes = int.from_bytes(data[:4], "little"), data[4] if len(data) > 4 else 0
     if not columns or count % columns or not 2 <= classes <= MOST_CLASSES:
         raise _broken()
-    piece, at = _piece(data, 5)
-    which = decode_symbols(piece, count // columns)
-    held = np.bincount(which, minlength=classes)
-    if len(held) != classes or not held.all():
-        raise _broken()
-    matrix = np.empty((count // columns, columns), np.uint8)
-    for index in range(classes):
+    pieces, at = [], 5
+    for _ in range(1 + classes):
         piece, at = _piece(data, at)
-        matrix[which == index] = decode_symbols(piece, int(held[index]) * columns).reshape(-1, columns)
+        pieces.append(piece)
     if at != len(data):
         raise _broken()
-    return matrix.reshape(-1)
+    return Rows(columns, opened(pieces[0], count // columns), tuple(pieces[1:]))
 
 
 def _written(matrix: NDArray[np.uint8], parts: list[NDArray[np.int64]], signed: bool) -> bytes:

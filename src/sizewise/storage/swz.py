@@ -12,7 +12,7 @@ import mmap
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -24,9 +24,9 @@ from torch import Tensor
 
 from sizewise.errors import SizewiseError, UsageError
 from sizewise.files import replacing
-from sizewise.storage.entropy import Coded, decode, raw
+from sizewise.storage.entropy import Coded, Wanted, decode_all, raw
 from sizewise.storage.forms import Form, Raw, coded_parts
-from sizewise.storage.header import Head, Header, Part, TensorHead, described, formed, parts_of, plain_bytes
+from sizewise.storage.header import Head, Header, Part, TensorHead, arrays_of, described, formed, parts_of, plain_bytes
 
 __all__ = ["Stored", "file_bytes", "open_swz", "write_swz"]
 
@@ -39,6 +39,8 @@ HEADER_GROWTH = 64  # decoded header per byte of its frame, beyond the first MiB
 FREE, GROWTH = 64 << 20, 1024  # decoded bytes of a tensor, and per byte of its parts
 ALIGNED, ALIGNMENT = 4096, 64  # raw parts of so many bytes begin at multiples of this, to be mapped
 LEVEL = 19  # of the header
+TOGETHER, MOST_TOGETHER = 32 << 20, 1024  # bytes of codes and the like, and tensors, that are read at once
+_IMPOSSIBLE = (RuntimeError, ValueError, MemoryError)  # shapes that torch or the machine cannot have
 
 Tensors = Iterable[tuple[Sequence[str], Form]]
 
@@ -146,12 +148,18 @@ class Stored:
             UsageError: no tensor of that name, or a damaged or forged file.
         """
         position = self._position(name)
-        head = self.header.tensors[position]
-        view = memoryview(self._mapped)
-        _check_sum(view, head, self.starts[position], str(self.path))
-        reader = _Reader(view, self.starts[position], _allowed(head.form))
-        with self._blaming(name):
-            return formed(head.form, reader.read)
+        return next(self._formed([position], [self._wanted(position)]))
+
+    def forms(self) -> Iterator[tuple[tuple[str, ...], Form]]:
+        """The names and the form of every tensor, in less time than one by one.
+
+        As many tensors are read together as decode to `TOGETHER` bytes, or one that is larger.
+
+        Raises:
+            UsageError: as `form`.
+        """
+        for group, wanted in self._groups():
+            yield from zip((self.header.tensors[position].names for position in group), self._formed(group, wanted), strict=True)
 
     def decode(self, name: str) -> Tensor:
         """A tensor.
@@ -164,14 +172,65 @@ class Stored:
             return form.decode()
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
-        """Every name and tensor, one tensor in memory at a time.
+        """Every name and tensor. In memory are one tensor and what `forms` has read.
 
         Raises:
             UsageError: as `form`.
         """
-        for names in self.tied:
-            value = self.decode(names[0])
+        for names, form in self.forms():
+            with self._blaming(names[0]):
+                value = form.decode()
             yield from ((name, value) for name in names)
+
+    def _groups(self) -> Iterator[tuple[list[int], list[list[Wanted]]]]:
+        group: list[int] = []
+        wanted: list[list[Wanted]] = []
+        size = 0
+        for position in range(len(self.header.tensors)):
+            arrays = self._wanted(position)
+            more = sum(each.count * each.dtype.itemsize for each in arrays)
+            if group and (size + more > TOGETHER or len(group) == MOST_TOGETHER):
+                yield group, wanted
+                group, wanted, size = [], [], 0
+            group.append(position)
+            wanted.append(arrays)
+            size += more
+        if group:
+            yield group, wanted
+
+    def _wanted(self, position: int) -> list[Wanted]:
+        """The parts of a tensor, one after another, none larger than its bytes may stand for."""
+        head, at = self.header.tensors[position], self.starts[position]
+        most, view, wanted = _allowed(head.form), memoryview(self._mapped), []
+        with self._blaming(head.names[0]):
+            for part, dtype, count in arrays_of(head.form):
+                begin = _begin(part.coder, part.size, at)
+                at = begin + part.size
+                if count * dtype.itemsize > most:
+                    raise UsageError("more elements than so few bytes may stand for", got=f"{count} of {dtype}")
+                wanted.append(Wanted(part.coder, view[begin:at], dtype, count))
+        return wanted
+
+    def _formed(self, positions: Sequence[int], wanted: Sequence[Sequence[Wanted]]) -> Iterator[Form]:
+        heads = [self.header.tensors[position] for position in positions]
+        for head, position in zip(heads, positions, strict=True):
+            _check_sum(memoryview(self._mapped), head, self.starts[position], str(self.path))
+        arrays = iter(self._arrays(heads, wanted))
+        for head in heads:
+            with self._blaming(head.names[0]):
+                form = formed(head.form, arrays)
+            yield form
+
+    def _arrays(self, heads: Sequence[TensorHead], wanted: Sequence[Sequence[Wanted]]) -> list[Tensor]:
+        """All of them together; where one is damaged, tensor by tensor, to tell which."""
+        try:
+            return _read([each for some in wanted for each in some])
+        except (SizewiseError, *_IMPOSSIBLE):
+            found = []
+            for head, some in zip(heads, wanted, strict=True):
+                with self._blaming(head.names[0]):
+                    found += _read(some)
+            return found
 
     @contextmanager
     def _blaming(self, name: str) -> Iterator[None]:
@@ -179,7 +238,7 @@ class Stored:
             yield
         except SizewiseError as error:
             raise _refused(str(self.path), f"{name}: {error.what}", error.got) from error
-        except (RuntimeError, ValueError, MemoryError) as error:  # of shapes that torch or the machine cannot have
+        except _IMPOSSIBLE as error:
             raise _refused(str(self.path), f"{name} cannot be decoded", str(error)) from error
 
     @cached_property
@@ -192,35 +251,26 @@ class Stored:
         return self._index[name]
 
 
-@dataclass
-class _Reader:
-    """Takes a tensor's parts off the file, one after another.
+def _read(wanted: Sequence[Wanted]) -> list[Tensor]:
+    """Arrays of parts; those of large raw ones are the file itself."""
+    mapped = [each.coder == "raw" and each.dtype != torch.bool and len(each.data) >= ALIGNED for each in wanted]
+    plain = [each if each.dtype != torch.bool else replace(each, dtype=torch.uint8) for each in wanted]
+    decoded = iter(decode_all([each for each, there in zip(plain, mapped, strict=True) if not there]))
+    return [_mapped(each) if there else _flags(next(decoded), each.dtype) for each, there in zip(wanted, mapped, strict=True)]
 
-    Attributes:
-        view: of the file.
-        at: where the last part ended.
-        most: decoded bytes of a part.
-    """
 
-    view: memoryview
-    at: int
-    most: int
+def _mapped(wanted: Wanted) -> Tensor:
+    if len(wanted.data) != wanted.count * wanted.dtype.itemsize:
+        raise UsageError("not as many bytes as the elements take", got=str(len(wanted.data)))
+    return torch.frombuffer(wanted.data, dtype=torch.uint8).view(wanted.dtype)
 
-    def read(self, part: Part, dtype: torch.dtype, count: int) -> Tensor:
-        """The next part, which must hold so many elements."""
-        begin = _begin(part.coder, part.size, self.at)
-        self.at = begin + part.size
-        if count * dtype.itemsize > self.most:
-            raise UsageError("more elements than so few bytes may stand for", got=f"{count} of {dtype}")
-        data = self.view[begin : self.at]
-        if part.coder == "raw" and dtype != torch.bool and begin % ALIGNMENT == 0 and part.size == count * dtype.itemsize >= ALIGNED:
-            return torch.frombuffer(data, dtype=torch.uint8).view(dtype)
-        if dtype != torch.bool:
-            return decode(part.coder, data, dtype, count)
-        flags = decode(part.coder, data, torch.uint8, count)
-        if count and int(flags.max()) > 1:
-            raise UsageError("neither true nor false", got=str(int(flags.max())))
-        return flags.view(torch.bool)
+
+def _flags(array: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype != torch.bool:
+        return array
+    if len(array) and int(array.max()) > 1:
+        raise UsageError("neither true nor false", got=str(int(array.max())))
+    return array.view(torch.bool)
 
 
 def _pieces(tensors: Tensors, metadata: Mapping[str, str]) -> list[bytes]:
