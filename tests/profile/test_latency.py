@@ -264,6 +264,18 @@ def choose(model: Chain, timer: FakeTimer, rate: float, multiple: int = 8) -> Ch
     )
 
 
+def test_a_layer_never_seems_slower_than_a_larger_one(tmp_path: Path) -> None:
+    """Where another program ran while one of the sizes was timed."""
+
+    def disturbed(shape: LayerShape) -> float:
+        return macs(shape) * (5.0 if (shape.out_channels, shape.in_channels) == (16, 16) else 1.0)
+
+    wanted = [Wanted(shape=LINEAR, out=True, into=True)]
+    grid = layer_times(FakeTimer(tmp_path, disturbed), wanted, 8)[LINEAR]
+    assert grid.at(16, 16) == pytest.approx(macs(LINEAR.resized(16, 24)))
+    assert grid.at(8, 24) == pytest.approx(macs(LINEAR.resized(8, 24)))
+
+
 def test_the_measured_share_is_what_was_asked_for(tmp_path: Path) -> None:
     model, timer = Chain(), FakeTimer(tmp_path, macs)
     found = choose(model, timer, 0.4)

@@ -29,7 +29,7 @@ CELL = LayerShape(kind="gru", out_channels=6, in_channels=5, batch=2, sides=(9,)
 
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "PROFILE_S", 0.0)
+    monkeypatch.setattr(runtime, "KERNEL_RUNS", 5)
 
 
 def test_every_kind_of_layer_has_a_time() -> None:
@@ -56,6 +56,17 @@ def test_times_are_in_the_order_of_the_layers(monkeypatch: pytest.MonkeyPatch) -
     assert [len(part) for part in kernels.parts([LINEAR, big, LINEAR, big])] == [3, 1]
     first, second, third, fourth = OnnxRuntime().kernel_seconds([LINEAR, big, LINEAR, big], threads=1)
     assert min(second, fourth) > max(first, third)
+
+
+def test_other_work_on_the_machine_while_one_file_is_timed_changes_nothing() -> None:
+    """Two files of two layers; the machine is three times slower for the second file in the first round, for both in the last."""
+    quiet = [[1.0, 2.0, 0.5], [4.0, 8.0, 0.5]]
+    slow = [[3.0 * seconds for seconds in part] for part in quiet]
+    assert runtime._undisturbed([[quiet[0], slow[1]], quiet, quiet, slow]) == pytest.approx([1.0, 2.0, 4.0, 8.0])
+
+
+def test_nothing_to_time_is_fine() -> None:
+    assert OnnxRuntime().kernel_seconds([], threads=1) == []
 
 
 def test_a_layer_larger_than_a_file_should_be_is_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_names_are_found_again_in_those_of_fused_kernels() -> None:
         ("<a.b_c#0>::35/MatMulScaleFusion/_kernel_time", ("a.b_c", 0)),
         ("ReorderInput_kernel_time", (layers.ELSEWHERE, 0)),
     ):
-        assert list(layers._by_module([event(name, 0, 5)], 1, 0)) == [place]
+        assert list(layers._by_module([event(name, 0, 5)], 1, 0, 0.5)) == [place]
 
 
 def _branches() -> Any:
@@ -235,17 +235,17 @@ def event(name: str, start: int, micros: int, **more: Any) -> dict[str, Any]:
 def test_the_median_of_the_calls_after_the_warm_up_counts() -> None:
     durations = [900, 800, 7, 5, 100]
     events = [event("<a#0>::0_kernel_time", 1000 * i, d) for i, d in enumerate(durations)]
-    assert layers._by_module(events, 5, 2) == {("a", 0): pytest.approx(7e-6)}
+    assert layers._by_module(events, 5, 2, 0.5) == {("a", 0): pytest.approx(7e-6)}
 
 
 def test_kernels_of_one_operator_add_up() -> None:
     events = [event("<a#0>::0_kernel_time", 0, 3), event("<a#0>::1_kernel_time", 10, 4), event("<a#1>::2_kernel_time", 20, 5)]
-    assert layers._by_module(events, 1, 0) == {("a", 0): pytest.approx(7e-6), ("a", 1): pytest.approx(5e-6)}
+    assert layers._by_module(events, 1, 0, 0.5) == {("a", 0): pytest.approx(7e-6), ("a", 1): pytest.approx(5e-6)}
 
 
 def test_a_kernel_that_runs_several_times_per_call_counts_as_often() -> None:
     events = [event("<a#0>::0_kernel_time", 10 * i, 2) for i in range(4 * 5)]
-    assert layers._by_module(events, 4, 1) == {("a", 0): pytest.approx(5 * 2e-6)}
+    assert layers._by_module(events, 4, 1, 0.5) == {("a", 0): pytest.approx(5 * 2e-6)}
 
 
 def test_kernels_inside_a_branch_or_loop_are_in_the_time_around_them() -> None:
@@ -256,7 +256,7 @@ def test_kernels_inside_a_branch_or_loop_are_in_the_time_around_them() -> None:
         event("<next#0>::1_kernel_time", 30, 4),
         event("<other#0>::2_kernel_time", 12, 1, tid=2),
     ]
-    assert layers._by_module(events, 1, 0) == {
+    assert layers._by_module(events, 1, 0, 0.5) == {
         ("loop", 0): pytest.approx(20e-6),
         ("next", 0): pytest.approx(4e-6),
         ("other", 0): pytest.approx(1e-6),
@@ -265,7 +265,7 @@ def test_kernels_inside_a_branch_or_loop_are_in_the_time_around_them() -> None:
 
 def test_kernels_too_short_for_the_clock_hide_nobody() -> None:
     events = [event("<a#0>::0_kernel_time", 5, 0), event("<b#0>::1_kernel_time", 5, 3), event("<c#0>::2_kernel_time", 8, 2)]
-    got = layers._by_module(events, 1, 0)
+    got = layers._by_module(events, 1, 0, 0.5)
     assert {place: value for place, value in got.items() if value} == {("b", 0): pytest.approx(3e-6), ("c", 0): pytest.approx(2e-6)}
 
 
@@ -275,7 +275,7 @@ def test_what_is_not_a_kernel_is_left_out() -> None:
         event("<a#0>::0_fence_before", 0, 50),
         event("<a#0>::0_kernel_time", 0, 2),
     ]
-    assert layers._by_module(events, 1, 0) == {("a", 0): pytest.approx(2e-6)}
+    assert layers._by_module(events, 1, 0, 0.5) == {("a", 0): pytest.approx(2e-6)}
 
 
 class Session:

@@ -4,8 +4,10 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from sizewise.errors import UsageError
 from sizewise.files import write_bytes
@@ -14,7 +16,7 @@ from sizewise.types import LayerShape, from_json, to_json
 
 __all__ = ["Grid", "Wanted", "grid_counts", "layer_times"]
 
-VERSION = 1  # of the measurement: kept figures of another one are not used
+VERSION = 2  # of the measurement: kept figures of another one are not used
 COUNTS = 8  # per axis, besides the least; kernels work on blocks of channels, so their times have steps
 
 
@@ -126,9 +128,11 @@ def _measured(timer: Timer, grids: Sequence[Grid]) -> list[Grid]:
 
 
 def _filled(grid: Grid, times: Sequence[float]) -> Grid:
-    width = len(grid.ins)
-    rows = tuple(tuple(times[start : start + width]) for start in range(0, len(times), width))
-    return Grid(shape=grid.shape, outs=grid.outs, ins=grid.ins, seconds=rows)
+    """No more than larger layers take, which could do the same work: what is measured above that is other work on the machine."""
+    measured = np.array(times, dtype=float).reshape(len(grid.outs), len(grid.ins))
+    for axis in (0, 1):
+        measured = np.flip(np.minimum.accumulate(np.flip(measured, axis), axis=axis), axis)
+    return replace(grid, seconds=tuple(tuple(row) for row in measured.tolist()))
 
 
 def _path(timer: Timer, grid: Grid) -> Path:

@@ -11,9 +11,20 @@ from sizewise.arith.packing import packed
 from sizewise.runtimes._onnxruntime_layers import MARK
 from sizewise.types import LayerShape
 
-__all__ = ["IDLE", "file_of", "label", "parts"]
+__all__ = ["IDLE", "YARDSTICK", "file_of", "label", "parts"]
 
 IDLE = "idle"  # a kernel that does next to nothing: what the profiler itself takes
+YARDSTICK = LayerShape(  # a layer of common size, timed beside others to tell how busy the machine was
+    kind="conv",
+    out_channels=64,
+    in_channels=64,
+    batch=1,
+    sides=(28, 28),
+    kernel=(3, 3),
+    stride=(1, 1),
+    dilation=(1, 1),
+    padding=(1, 1, 1, 1),
+)
 LARGEST_BYTES = 256e6  # of inputs, weights and outputs that one file works on
 _OPSET, _IR = 18, 9  # old enough for every runtime that the project supports
 _CELLS = {"gru": ("GRU", 3), "lstm": ("LSTM", 4), "rnn": ("RNN", 1)}  # operator and gates

@@ -73,8 +73,8 @@ def _origin(node: Any) -> tuple[str, str]:
     return str(names[-2]).partition("@")[0], str(names[-1])
 
 
-def layer_seconds(session: Any, feed: Mapping[str, Any], runs: int, warmup: int) -> dict[Place, float]:
-    """Median seconds per call of every operator's kernels; the session must have been made with profiling on.
+def layer_seconds(session: Any, feed: Mapping[str, Any], runs: int, warmup: int, quantile: float = 0.5) -> dict[Place, float]:
+    """Median seconds (or another quantile) per call of every operator's kernels; the session must have been made with profiling on.
 
     Calls that the session has made before count as warm-up too.
     """
@@ -84,10 +84,10 @@ def layer_seconds(session: Any, feed: Mapping[str, Any], runs: int, warmup: int)
     events = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
     calls = sum(event.get("name") == "model_run" for event in events)
-    return _by_module(events, calls, calls - runs)
+    return _by_module(events, calls, calls - runs, quantile)
 
 
-def _by_module(events: Sequence[Mapping[str, Any]], calls: int, warmup: int) -> dict[Place, float]:
+def _by_module(events: Sequence[Mapping[str, Any]], calls: int, warmup: int, quantile: float) -> dict[Place, float]:
     kernels: dict[str, list[float]] = {}
     for event in _outermost(events):
         kernels.setdefault(event["name"], []).append(event["dur"] * 1e-6)
@@ -96,7 +96,7 @@ def _by_module(events: Sequence[Mapping[str, Any]], calls: int, warmup: int) -> 
         per_call = max(1, round(len(seconds) / calls))
         match = _NAME.match(name)
         place = (match["path"], int(match["turn"])) if match else (ELSEWHERE, 0)
-        total[place] = total.get(place, 0.0) + per_call * float(np.median(seconds[warmup * per_call :] or seconds))
+        total[place] = total.get(place, 0.0) + per_call * float(np.quantile(seconds[warmup * per_call :] or seconds, quantile))
     return total
 
 

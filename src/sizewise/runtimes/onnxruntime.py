@@ -28,7 +28,7 @@ from sizewise.runtimes._onnx_registry import kept_registry
 from sizewise.runtimes._onnx_static import integer_biases, pack_narrow
 from sizewise.runtimes._onnx_tidy import drop_defaults, fold_pads, join_repeated
 from sizewise.runtimes._onnxruntime_integers import executed
-from sizewise.runtimes._onnxruntime_kernels import IDLE, file_of, parts
+from sizewise.runtimes._onnxruntime_kernels import IDLE, YARDSTICK, file_of, parts
 from sizewise.runtimes._onnxruntime_layers import layer_seconds, name_by_module, rename, with_inner
 from sizewise.runtimes._schemes import U8S8
 from sizewise.types import Artefact, Executed, LayerShape, Scheme
@@ -37,6 +37,9 @@ __all__ = ["RUNTIME", "OnnxRunner", "OnnxRuntime"]
 
 _LARGEST = 2_000_000_000  # one protobuf message holds at most 2 GiB
 PROFILE_S = 0.5
+ROUNDS = 3  # of timing kernels: other work comes and goes, and no layer should have met it where another has not
+KERNEL_RUNS = 20  # per round
+QUIET = 0.25  # the share of a kernel's times below the one that counts: other work only ever adds to them
 _LETTERS = string.ascii_letters
 _SHORTEST_S = 5e-7  # of a kernel: below what the profiler's clock can tell
 
@@ -169,24 +172,22 @@ class OnnxRuntime:
             return _profiled(runner, runner._feed(example))
 
     def kernel_seconds(self, shapes: Sequence[LayerShape], *, threads: int) -> list[float]:
-        """Median seconds of every layer's kernel by itself, by the runtime's own profiler.
+        """Seconds of every layer's kernel by itself, by the runtime's own profiler.
 
         What changes of memory layout around it take is not counted, nor what the profiler takes, which a kernel that does nothing
-        tells. Agrees with the kernels of whole models within a few percent.
+        tells. Agrees with the kernels of whole models within a few percent. Layers that do not fit one file are timed in turn, in
+        rounds, each beside the same yardstick, so that other work on the machine does not make some look slower than others.
 
         Raises:
             UnsupportedModel: onnxruntime has no kernel for a layer.
         """
-        seconds: list[float] = []
-        for part in parts(shapes):
-            proto, feed = file_of([shapes[index] for index in part])
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / self.file_name
-                path.write_bytes(proto.SerializeToString())
-                found = _profiled(OnnxRunner(path, threads, profile_to=Path(folder) / "kernels"), feed)
-            idle = found[IDLE, 0]
-            seconds += [max(found[str(turn), 0] - idle, _SHORTEST_S) for turn in range(len(part))]
-        return seconds
+        split = list(parts(shapes))
+        with tempfile.TemporaryDirectory() as folder:
+            files = [_kernel_file([shapes[index] for index in part], Path(folder) / f"{place}.onnx") for place, part in enumerate(split)]
+            rounds = [
+                [_kernels(path, feed, threads, len(part)) for (path, feed), part in zip(files, split, strict=True)] for _ in range(ROUNDS)
+            ]
+        return _undisturbed(rounds)
 
     def executed(self, path: Path, example: Inputs, *, threads: int) -> Executed | None:
         """Which part of the file's arithmetic runs as integers, on the graph that the optimizer leaves; see `_onnxruntime_integers`."""
@@ -217,6 +218,27 @@ class OnnxRuntime:
             f"inputs = {{{feed}}}  # put your data here\n"
             "print(session.run(None, inputs)[0])\n"
         )
+
+
+def _kernel_file(shapes: Sequence[LayerShape], path: Path) -> tuple[Path, dict[str, Any]]:
+    """Layers and the yardstick, written as a file, and its inputs."""
+    proto, feed = file_of([*shapes, YARDSTICK])
+    path.write_bytes(proto.SerializeToString())
+    return path, feed
+
+
+def _kernels(path: Path, feed: dict[str, Any], threads: int, layers: int) -> list[float]:
+    """Seconds of every layer of a file, and of the yardstick."""
+    runner = OnnxRunner(path, threads, profile_to=path.with_suffix(""))
+    found = layer_seconds(runner.session, feed, KERNEL_RUNS, warmup=3, quantile=QUIET)
+    return [max(found[str(turn), 0] - found[IDLE, 0], _SHORTEST_S) for turn in range(layers + 1)]
+
+
+def _undisturbed(rounds: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    """Seconds of all layers, from those by round and file, whose last is the yardstick's: medians of what they take beside it."""
+    yardstick = float(np.median([part[-1] for found in rounds for part in found])) if rounds[0] else 0.0
+    beside = [[seconds / part[-1] for part in found for seconds in part[:-1]] for found in rounds]
+    return [yardstick * float(ratio) for ratio in np.median(beside, axis=0)]
 
 
 def _profiled(runner: OnnxRunner, feed: dict[str, Any]) -> dict[tuple[str, int], float]:
