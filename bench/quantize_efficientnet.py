@@ -2,7 +2,7 @@
 
     python bench/quantize_efficientnet.py
 
-200 of the 600 photos calibrate, without labels; top-1 is on the other 400 (probably training pictures: good for comparing a model
+Every third of the 600 photos calibrates, without labels; top-1 is on the other 400 (probably training pictures: good for comparing a model
 with its shrunk self, no ImageNet accuracy). How often the classes agree with the float model's, and the change of the logits as a
 share of their variance, tell more than 400 right or wrong answers do. ResNet-50 and MobileNetV2 have random weights, and only their
 latency counts. All files of a model are timed in the same rounds, with one picture. Targets: EfficientNet-Lite0 loses at most 0.5
