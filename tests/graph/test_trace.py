@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
 from sizewise.errors import UnsupportedModel
-from sizewise.graph.trace import batch_size, eval_copy, is_graph, quiet, trace, widen
+from sizewise.graph.trace import batch_size, eval_copy, is_graph, part_from, quiet, trace, widen
 from sizewise.protocols import Inputs
 from sizewise.testing import DictInput, FixedBatch, TinyConv, TwoInputs
 
@@ -112,6 +112,36 @@ def test_a_graph_is_told_from_a_module_and_both_are_copied_for_inference() -> No
     again = eval_copy(graph)
     assert again is not graph
     assert torch.equal(again(torch.ones(2, 1, 6, 6)), graph(torch.ones(2, 1, 6, 6)))
+
+
+def test_a_shared_copy_has_the_parameters_themselves_and_buffers_of_its_own() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).train()
+    twin = eval_copy(model, shared=True)
+    assert not twin.training
+    assert all(one is other for one, other in zip(twin.parameters(), model.parameters(), strict=True))
+    assert twin.get_buffer("1.running_mean") is not model.get_buffer("1.running_mean")
+    twin.register_parameter("more", nn.Parameter(torch.zeros(1)))
+    assert "more" not in dict(model.named_parameters())
+
+
+def test_parting_copies_what_is_shared_keeps_ties_and_leaves_the_rest() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    frozen = model.get_parameter("2.weight").requires_grad_(False)
+    twin = eval_copy(model, shared=True)
+    own = nn.Parameter(torch.ones(4))
+    last = twin.get_submodule("2")
+    last.bias = own
+    last.register_buffer("seen", frozen.detach()[1:])
+    want = twin(torch.ones(1, 4))
+    part_from(twin, model)
+    held = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+    assert not any(tensor.untyped_storage().data_ptr() in held for tensor in (*twin.parameters(), *twin.buffers()))
+    assert twin.get_parameter("0.weight") is twin.get_parameter("1.weight")
+    assert twin.get_parameter("2.bias") is own
+    assert not twin.get_parameter("2.weight").requires_grad
+    assert torch.equal(twin.get_buffer("2.seen"), frozen[1:])
+    assert torch.equal(twin(torch.ones(1, 4)), want)
 
 
 def test_a_model_that_cannot_be_copied_is_refused_with_the_way_out() -> None:

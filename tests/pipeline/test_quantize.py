@@ -242,6 +242,45 @@ def test_training_is_of_static_and_needs_data() -> None:
             sizewise.quantize_model(model, calibration=data, **settings)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scheme": "static"},
+        {"scheme": "static", "dtype": "int4"},
+        {"scheme": "dynamic", "skip": []},
+        {"scheme": "weight_only"},
+        {"scheme": "weight_only", "dtype": "int4", "group": 16},
+        {"scheme": "static", "max_drop": 1.0, "validation": [(torch.ones(2, 1, 6, 6), torch.zeros(2, dtype=torch.long))]},
+    ],
+)
+def test_no_parameter_is_copied_to_be_read_and_none_is_shared_in_the_end(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = TinyConv().eval(), pictures()
+    before = {name: (value.clone(), value._version) for name, value in model.state_dict(keep_vars=True).items()}
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a parameter was copied")
+
+    monkeypatch.setattr(nn.Parameter, "__deepcopy__", refuse)
+    quantized = sizewise.quantize_model(model, calibration=data, **{"skip": ["head"], **settings})
+    held = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+    assert not any(tensor.untyped_storage().data_ptr() in held for tensor in (*quantized.parameters(), *quantized.buffers()))
+    for name, value in model.state_dict(keep_vars=True).items():
+        assert torch.equal(value, before[name][0])
+        assert value._version == before[name][1]
+
+
+def test_training_integers_leaves_the_model_as_it_was() -> None:
+    model, data = TinyConv().eval(), pictures()
+    before = {name: (value.clone(), value.requires_grad) for name, value in model.state_dict(keep_vars=True).items()}
+    for learn in ("scales", "codes"):
+        trained = sizewise.quantize_model(model, example_inputs=data[0], train=data, epochs=1, learn=learn)
+        for name, value in model.state_dict(keep_vars=True).items():
+            assert torch.equal(value, before[name][0])
+            assert value.requires_grad == before[name][1]
+        with torch.no_grad():
+            assert off(trained(data[0]), model(data[0])) < 0.05
+
+
 def test_skipped_modules_stay_float() -> None:
     quantized = sizewise.quantize_model(TinyMixer().eval(), example_inputs=torch.randn(4, 32), skip=["layers.0"])
     assert quantized.state_dict()["layers.0.weight"].dtype == torch.float32

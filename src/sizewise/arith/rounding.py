@@ -51,10 +51,11 @@ def damped(moments: Moments, damping: float) -> Moments:
         raise UsageError("damping must not be negative", where="rounding of weights", got=str(damping))
     if not bool(moments.isfinite().all()):
         raise PreconditionError("moments of the inputs are not finite", where="rounding of weights")
-    moments = moments.double()
-    mean = moments.diagonal(dim1=1, dim2=2).mean(1)
-    ridge = torch.where(mean > 0, damping * mean, 1.0)
-    return moments + torch.diag_embed(ridge[:, None].expand(moments.shape[:2]))
+    found = moments.to(torch.float64, copy=True)  # a large layer's are a gigabyte: there is no second copy
+    diagonal = found.diagonal(dim1=1, dim2=2)
+    mean = diagonal.mean(1)
+    diagonal += torch.where(mean > 0, damping * mean, 1.0)[:, None]
+    return found
 
 
 def matched(weight: Weight, moments: Moments, cross: Moments, damping: float = 1e-2) -> Weight:

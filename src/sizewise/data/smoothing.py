@@ -23,7 +23,7 @@ def smoothed(graph: GraphModule, batches: Sequence[Inputs], quantize: Callable[[
     Args:
         graph: exported, in float.
         batches: calibration inputs, a few; all activations of one place are held at a time.
-        quantize: makes a graph integers, in place.
+        quantize: makes a graph integers, in place; it replaces parameters and writes to none.
 
     Returns:
         the graph, and what to say about it; nothing where no normalization writes what only linear layers read.
@@ -47,7 +47,7 @@ def smoothed(graph: GraphModule, batches: Sequence[Inputs], quantize: Callable[[
 
 
 def _copied(graph: GraphModule) -> GraphModule:
-    twin = eval_copy(graph)
+    twin = eval_copy(graph, shared=True)
     assert isinstance(twin, GraphModule)
     return twin
 

@@ -4,6 +4,7 @@ Every fourth batch of the calibration data is held back. Ranges, scales and fitt
 to get them, and between layers, is made by the outputs of the simulated graph on what was held back.
 """
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from sizewise.errors import PreconditionError
 from sizewise.graph.equalization import equalize, links
 from sizewise.graph.observers import mode
 from sizewise.graph.prepared import Prepared, convert, copied, prepare
-from sizewise.graph.round_layers import round_layers, weight_sizes
+from sizewise.graph.round_layers import pack_weights, round_layers, weight_sizes
 from sizewise.protocols import Context, Inputs
 from sizewise.types import Scheme, Skip
 from sizewise.units import format_bytes
@@ -96,11 +97,15 @@ class Calibration:
         self.fitting = [batch for index, batch in enumerate(batches) if index % JUDGED != JUDGED - 1]
         self.change = OutputChange(graph, self.judged)
 
-    def run(self, wish: Wish) -> Tried:
+    def run(self, wish: Wish, *, last: bool = False) -> Tried:
         """The preparation of least error.
 
         Ways to choose ranges are compared before weights are fitted, which takes longest. The best of them is fitted, and so is the one
         that clips nothing, since no fit brings back what is clipped.
+
+        Args:
+            wish: what is wanted.
+            last: nothing else will be asked for, so that the graph may be let go where another one with ranges evened out is better.
         """
         tried = self._ranged(self.graph, wish, even=False)
         if wish.even and tried[0].prepared.touched and (twin := _equalized(self.graph)) is not None:
@@ -109,8 +114,20 @@ class Calibration:
         if not best.prepared.touched or wish.nearest:
             return best
         wide = [one for one in tried if one.method == "minmax" and one.even == best.even and one is not best]
-        fitted = [self._fitted(one) for one in [best, *wide]]
-        return min([*fitted, best], key=lambda one: one.error)
+        self.graph = best.source if last else self.graph
+        twin, tried = None, []
+        gc.collect()  # graphs refer to themselves; those that were not chosen hold weights
+        fitted = self._fitted(best)
+        for one in wide:
+            unpack = pack_weights(fitted.prepared.graph)  # two sets of fitted weights need not fit into memory
+            other = self._fitted(one)
+            if other.error < fitted.error:
+                fitted = other
+                continue
+            del other
+            gc.collect()
+            unpack()
+        return min(fitted, best, key=lambda one: one.error)
 
     def rough(self, skip: tuple[str, ...]) -> nn.Module:
         """The converted graph with ranges of one batch and nothing fitted: as fast as any other with the same layers in float."""
@@ -188,19 +205,22 @@ def spared(calibration: Calibration, first: Tried, max_drop: float, judge: Calla
     progress = calibration.context.progress
     progress.working("the quality with all layers in integers")
     order: list[str] = []
-    found = {0: first}
+    best = first
     drops: dict[int, float] = {}
 
     def holds(count: int) -> bool:
+        nonlocal best
         if count and not order:
             errors = effects(calibration, first)
             order.extend(sorted(errors, key=lambda path: (-errors[path], path)))
-        if count not in found:
+        if count:
             progress.working(f"the quality with {count} layers in float")
-            found[count] = respared(calibration, first, order[:count])
-        with mode(found[count].prepared.graph, "simulate"):
-            drops[count] = whole - judge(found[count].prepared.graph)
-        return drops[count] <= max_drop + 1e-12
+        tried = respared(calibration, first, order[:count]) if count else first
+        with mode(tried.prepared.graph, "simulate"):
+            drops[count] = whole - judge(tried.prepared.graph)
+        held = drops[count] <= max_drop + 1e-12
+        best = tried if held else best  # the last one that holds is the least
+        return held
 
     layers = len(weight_sizes(first.prepared.graph))
     count = fewest(layers - 1, holds)
@@ -209,7 +229,7 @@ def spared(calibration: Calibration, first: Tried, max_drop: float, judge: Calla
         raise PreconditionError("the quality drops by more", where=WHERE, got=got, wanted=f"at most {max_drop:.4g}")
     which = f": {', '.join(order[:count])}" if count else ""
     note = f"{count} of {layers} layers stay float, so that the quality on validation drops by {drops[count]:.4g}{which}"
-    return found[count], f"{note} ({len(drops)} evaluations)"
+    return best, f"{note} ({len(drops)} evaluations)"
 
 
 def effects(calibration: Calibration, tried: Tried) -> dict[str, float]:

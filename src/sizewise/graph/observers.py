@@ -133,6 +133,17 @@ class WeightObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
             raise PreconditionError("a weight was never seen", where="quantization")
         return self.scale if self.growth is None else self.scale * self.growth.exp()
 
+    def codes(self, weight: Tensor) -> Tensor | None:
+        """Codes that `values` makes the very same weight of; None where it is not on the grid."""
+        assert self.scale is not None
+        found = torch.round(weight / self._spread(self.scale, weight)).clamp_(self.quant_min, self.quant_max).to(torch.int8)
+        return found if torch.equal(self.values(found, weight.dtype), weight) else None
+
+    def values(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
+        """What codes are worth."""
+        assert self.scale is not None
+        return (codes.float() * self._spread(self.scale, codes)).to(dtype)
+
     def learn(self, weight: Tensor) -> Tensor:
         """Let gradients move codes, and scales; gives what the weight has to be replaced by while they do."""
         if self.scale is None:

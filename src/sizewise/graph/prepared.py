@@ -1,11 +1,12 @@
 """Exported graphs on their way to integers: folded, with observers where integers will be, and converted, by torchao's PT2E."""
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.ao.quantization.fx.utils as torch_utils
+import torchao.utils as torchao_utils
 from torch import nn
 from torch.fx import GraphModule
 
@@ -14,7 +15,7 @@ from sizewise.errors import PreconditionError
 from sizewise.graph.annotate import SchemeQuantizer
 from sizewise.graph.folding import fold_normalizations, tensor_of
 from sizewise.graph.observers import ActivationObserver, mode, observers
-from sizewise.graph.trace import Traced, quiet
+from sizewise.graph.trace import Traced, eval_copy, quiet
 from sizewise.protocols import Inputs
 from sizewise.types import Scheme, Skip
 
@@ -86,9 +87,8 @@ class Prepared:
 
 
 def copied(graph: Any) -> Any:
-    """A deep copy; torch warns about its own code while it makes one of a graph."""
-    with quiet():
-        return copy.deepcopy(graph)
+    """A copy with parameters that it shares with the graph until either replaces them; neither may write to them."""
+    return eval_copy(graph, shared=True)
 
 
 def folded(traced: Traced) -> GraphModule:
@@ -99,7 +99,7 @@ def folded(traced: Traced) -> GraphModule:
 
 
 def prepare(graph: GraphModule, scheme: Scheme, skip: Collection[str] = (), bits: Mapping[str, int] | int = 8) -> Prepared:
-    """A copy with observers.
+    """A copy with observers, which shares parameters with the graph.
 
     Args:
         graph: exported, with normalizations folded.
@@ -111,7 +111,8 @@ def prepare(graph: GraphModule, scheme: Scheme, skip: Collection[str] = (), bits
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
         quantizer = SchemeQuantizer(scheme, skip, bits)
-        found = prepare_pt2e(copy.deepcopy(graph), quantizer)
+        found = prepare_pt2e(copied(graph), quantizer)
+    _forget()
     for node in found.graph.nodes:
         held = tensor_of(found, node.all_input_nodes[0]) if node.op == "call_module" else None
         if held is not None:
@@ -126,8 +127,17 @@ def convert(prepared: Prepared) -> nn.Module:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         converted: nn.Module = allow_exported_model_train_eval(convert_pt2e(prepared.graph))
+    _forget()
     _drop_unused(converted)
     return converted
+
+
+def _forget() -> None:
+    """Let go of graphs: torch and torchao remember the device of every graph that they saw, in caches that keep them all for good."""
+    for owner, name in ((torch_utils, "assert_and_get_unique_device"), (torchao_utils, "_assert_and_get_unique_device")):
+        clear = getattr(getattr(owner, name, None), "cache_clear", None)
+        if clear is not None:
+            clear()
 
 
 def _drop_unused(graph: Any) -> None:

@@ -1,6 +1,6 @@
 """Fit and round the weights of a prepared graph, layer by layer in the order of running, each on what those before pass on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,13 @@ from sizewise.arith.repair import HeldOut
 from sizewise.arith.rounding import best_damping, compensated, matched
 from sizewise.graph.annotate import LAYERS, layer_path
 from sizewise.graph.flow import operator
-from sizewise.graph.folding import set_tensor, tensor_of
+from sizewise.graph.folding import set_tensor, tensor_of, tensor_uses
 from sizewise.graph.layer_rows import FEWEST_ROWS, argument, groups_of, layer_inputs, layer_outputs, picked
 from sizewise.graph.lockstep import Lockstep
 from sizewise.graph.observers import WeightObserver, observers
 from sizewise.protocols import Inputs, Progress
 
-__all__ = ["round_layers", "weight_observer", "weight_sizes"]
+__all__ = ["pack_weights", "round_layers", "weight_observer", "weight_sizes"]
 
 WIDEST = 8192  # inputs: moments of more would take gigabytes
 FITTED = 1024  # inputs up to which wide weights are fitted
@@ -64,6 +64,32 @@ def weight_observer(prepared: GraphModule, node: Node) -> WeightObserver | None:
         return None
     found = prepared.get_submodule(str(source.target))
     return found if isinstance(found, WeightObserver) else None
+
+
+def pack_weights(prepared: GraphModule) -> Callable[[], None]:
+    """Hold rounded weights as codes, a quarter of their room; the graph is of no use until what comes back has put them back.
+
+    Args:
+        prepared: as `round_layers` left it. Weights that several layers share stay as they are.
+    """
+    held: dict[str, tuple[WeightObserver, Tensor, torch.dtype]] = {}
+    uses = tensor_uses(prepared)
+    for node in prepared.graph.nodes:
+        observer = weight_observer(prepared, node)
+        if observer is None:
+            continue
+        source = node.args[1].all_input_nodes[0]
+        name, weight = str(source.target), tensor_of(prepared, source)
+        codes = observer.codes(weight) if weight is not None and uses[name] == 1 else None
+        if weight is not None and codes is not None:
+            held[name] = (observer, codes, weight.dtype)
+            set_tensor(prepared, name, weight.new_empty(0))
+
+    def unpack() -> None:
+        for name, (observer, codes, dtype) in held.items():
+            set_tensor(prepared, name, observer.values(codes, dtype))
+
+    return unpack
 
 
 def weight_sizes(prepared: GraphModule) -> dict[str, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -18,7 +18,7 @@ from sizewise.errors import UnsupportedModel
 from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.protocols import Inputs
 
-__all__ = ["Traced", "eval_copy", "export_static", "is_graph", "quiet", "tensors_in", "trace"]
+__all__ = ["Traced", "eval_copy", "export_static", "is_graph", "part_from", "quiet", "tensors_in", "trace"]
 
 _NOISY = (
     "torch.onnx",
@@ -61,15 +61,19 @@ def is_graph(model: nn.Module) -> bool:
     return isinstance(model, torch.fx.GraphModule)
 
 
-def eval_copy(model: nn.Module) -> nn.Module:
+def eval_copy(model: nn.Module, *, shared: bool = False) -> nn.Module:
     """A copy in inference mode; an exported graph already is.
+
+    Args:
+        model: any module.
+        shared: whether the copy has the model's own parameters, which is for those who replace parameters but never write to them.
 
     Raises:
         UnsupportedModel: the model cannot be copied.
     """
     try:
         with quiet():
-            twin = copy.deepcopy(model)
+            twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()} if shared else None)
     except (RuntimeError, TypeError) as error:  # of weights computed once and kept, and of what cannot be pickled
         raise UnsupportedModel(
             "this model cannot be copied",
@@ -77,6 +81,28 @@ def eval_copy(model: nn.Module) -> nn.Module:
             hint="copy.deepcopy(model) must work; remove masks, parametrizations and weight normalizations first",
         ) from error
     return twin if is_graph(twin) else twin.eval()
+
+
+def part_from(twin: nn.Module, model: nn.Module) -> None:
+    """Give a module copies of its own of the parameters that it has in common with a model; tied ones stay tied.
+
+    Args:
+        twin: a shared copy, or what was made of one; changed in place.
+        model: that stays as it is.
+    """
+    held = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    values: dict[object, Tensor] = {}
+    copies: dict[int, Tensor] = {}
+    for module in twin.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.untyped_storage().data_ptr() in held:
+                    if id(tensor) not in copies:
+                        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+                        value = values.setdefault(place, tensor.detach().clone())
+                        kept = isinstance(tensor, nn.Parameter)
+                        copies[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if kept else value
+                    tensors[name] = copies[id(tensor)]  # type: ignore[assignment]  # of the kind that was there
 
 
 def trace(model: nn.Module, example: Inputs) -> Traced:

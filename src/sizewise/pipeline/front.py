@@ -10,7 +10,7 @@ from torch import nn
 from sizewise.data.batches import CalibrationSample, LabelledSample, as_inputs
 from sizewise.devices.loader import load_device
 from sizewise.errors import PreconditionError, UsageError, blaming
-from sizewise.graph.trace import eval_copy, is_graph
+from sizewise.graph.trace import eval_copy, is_graph, part_from
 from sizewise.pipeline.apply import run_technique
 from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.progress import Within, shown
@@ -61,7 +61,7 @@ def make_context(
     example = as_inputs(example_inputs) if example_inputs is not None else next(iter(data or ()), Inputs(()))
     if example.args or example.kwargs:
         with blaming("the model failed on these inputs", "example_inputs"), torch.no_grad():
-            example.call(eval_copy(model))
+            example.call(eval_copy(model, shared=True))
     elif needs_example:
         raise UsageError(
             "the model cannot be followed without inputs", where="example_inputs", wanted="example_inputs=... or calibration=..."
@@ -71,11 +71,24 @@ def make_context(
     return Context(example, data, found.scheme, found.channel_multiple, seed, timer=timer, labelled=labelled)
 
 
-def run_shown(technique: Technique, model: nn.Module, context: Context, progress: bool | Progress, doing: str) -> tuple[nn.Module, Change]:
-    """Run a technique on a copy of the model, with a display if wanted."""
+def run_shown(
+    technique: Technique, model: nn.Module, context: Context, progress: bool | Progress, doing: str, *, reads: bool = False
+) -> tuple[nn.Module, Change]:
+    """Run a technique on a copy of the model, with a display if wanted.
+
+    Args:
+        technique: to run.
+        model: that stays as it is.
+        context: of the technique.
+        progress: whether to show what is being done, or where to report it.
+        doing: what to call it.
+        reads: whether the technique makes something new and never writes to the parameters that it is given, which then need no copies.
+    """
     with shown(progress) as display:
         display.start(1)
-        done, change = run_technique(technique, eval_copy(model), replace(context, progress=Within(display, doing)))
+        done, change = run_technique(technique, eval_copy(model, shared=reads), replace(context, progress=Within(display, doing)))
+        if reads:
+            part_from(done, model)
         display.advance(f"{doing} done: {'; '.join(change.notes)}")
     return done, change
 

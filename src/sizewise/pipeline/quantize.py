@@ -121,7 +121,8 @@ def quantize_model(
     context = replace(context, judge=judge, train=train)
     # where a training is written to is no part of the plan
     unrecorded = {"checkpoint": str(checkpoint)} if checkpoint is not None else {}
-    quantized, change = run_shown(make_technique(step.technique, {**step.settings, **unrecorded}), model, context, progress, "quantizing")
+    technique = make_technique(step.technique, {**step.settings, **unrecorded})
+    quantized, change = run_shown(technique, model, context, progress, "quantizing", reads=True)
     remember(quantized, model, replace(step, record=change.record), context, find_runtime(runtime).name)
     quantized.quantization = change  # type: ignore[assignment]
     return quantized
@@ -189,7 +190,7 @@ def pick_scheme(model: nn.Module, dtype: str, context: Context) -> str:
         return "static"
     if dtype != "int8" or context.scheme is None:
         return "weight_only"
-    return scheme_by_work(static_cost(eval_copy(model), context.example), data=context.calibration is not None)
+    return scheme_by_work(static_cost(eval_copy(model, shared=True), context.example), data=context.calibration is not None)
 
 
 def scheme_by_work(cost: Cost, *, data: bool) -> str:
@@ -292,7 +293,7 @@ def _length(train: Iterable[Any] | None, epochs: float | None, minutes: float | 
 
 def _judge(model: nn.Module, validation: Iterable[Any], metric: str | Metric | Callable[..., Tensor]) -> Callable[[nn.Module], float]:
     check_loader(validation, "validation")
-    return partial(signed_quality, eval_copy(model), find_metric(metric), Split("validation", validation))
+    return partial(signed_quality, eval_copy(model, shared=True), find_metric(metric), Split("validation", validation))
 
 
 def scheme_for(task: Task, scale: str, dtype: str, scheme: str, runtime: str | Runtime, seed: int, *, trained: bool = False) -> str:

@@ -13,6 +13,7 @@ Source: Jacob et al., Quantization and Training of Neural Networks for Efficient
 Training: `training/integers.py`.
 """
 
+import gc
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from sizewise.arith.ranges import METHODS, Method
 from sizewise.data.batches import batches, examples_in, first_batches, rebatched
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
 from sizewise.graph.coded import Coding, Weight, check_model, choose, encode_weights, find_weights
-from sizewise.graph.trace import Traced, quiet, trace
+from sizewise.graph.trace import Traced, part_from, quiet, trace
 from sizewise.profile.held import HELD_BYTES
 from sizewise.protocols import Context, Inputs, Trait
 from sizewise.training.account import figures, notes
@@ -170,16 +171,19 @@ class Int8Static:
         best, said = self._chosen(calibration, model, context, even=self.equalize and other is None)
         trained: dict[str, Any] = {}
         if self.recovery is not None:
-            teacher = best.source if other is None else folded(trace(other, context.example))
-            trained, told = self._train(calibration, best, teacher, model, context)
+            guide = None if other is None else folded(trace(other, context.example))
+            trained, told = self._train(calibration, best, best.source if guide is None else guide, model, context)
             said += told
-        ranges = best.prepared.ranges
-        record = {"ranges": ranges, "skip": list(best.wish.skip), "bits": best.wish.bits, **trained}
-        graph = convert(best.prepared)
-        rest = _code_rest(graph, best.wish.skip)
+        prepared, wish = best.prepared, best.wish
+        ranges = prepared.ranges
+        record = {"ranges": ranges, "skip": list(wish.skip), "bits": wish.bits, **trained}
         said = [best.describe(), *said, *_constant(ranges)]
-        touched = (*best.prepared.touched, *rest)
         skipped = stay(best, self.skip, "latency" if self._timed else "drop")
+        del calibration, best
+        gc.collect()  # graphs refer to themselves; conversion needs room for weights, and float ones are done with
+        graph = convert(prepared)
+        rest = _code_rest(graph, wish.skip)
+        touched = (*prepared.touched, *rest)
         return graph, Change(touched=touched, skipped=skipped, notes=tuple(said), record={**record, "coded": rest})
 
     def _chosen(self, calibration: Any, model: nn.Module, context: Context, *, even: bool) -> tuple[Any, list[str]]:
@@ -192,7 +196,7 @@ class Int8Static:
             wish, note = narrowed(calibration, wish, self.weight_bytes)
             said.append(note)
         floats = self._float_layers(calibration, wish, model, context) if context.chosen is None else None
-        best = calibration.run(wish)
+        best = calibration.run(wish, last=not self._timed and self.max_drop is None)
         if not best.prepared.touched:
             raise UnsupportedModel(
                 "nothing in this model runs as integers", where="int8_static", hint="weight_only makes any model smaller"
@@ -232,6 +236,7 @@ class Int8Static:
         from sizewise.training.integers import frozen_names, train_integers
 
         change = OutputChange(teacher, calibration.judged)
+        part_from(best.prepared.graph, best.source)  # training writes to parameters
         outcome = train_integers(
             best.prepared,
             teacher,

@@ -12,6 +12,7 @@ Source: for scales Nagel et al., A White Paper on Neural Network Quantization, 2
 2023, and Behdin et al., QuantEase, 2023 (`arith/rounding.py`); without data also Badri and Shaji, HQQ, 2023.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -141,19 +142,21 @@ class _Encoder:
     def __init__(self, method: str, model: nn.Module, context: Context) -> None:
         self.method, self.model, self.context = method, model, context
         self.grams: dict[str, Gram] = {}
+        self.awaited: Counter[str | None] = Counter()  # weights that moments are still held for, by the path of their layer
         self.compensated = 0
 
     def __call__(self, weight: Weight, matrix: Tensor, grid: Grid) -> tuple[Tensor, Steps]:
         """Codes and steps of one weight's matrix."""
         self.context.progress.working(f"rounding {weight.label}")
         path = self._layer(weight)
-        gram = None if path is None else self.grams.get(path)
+        gram = self._taken(path)
         if gram is None:
             # at 8 bits clipping gained a fiftieth of the error of a random matrix, for many times the work
             steps = hqq(matrix, grid) if self.method == "hqq" else find_steps(matrix, grid, "mse" if grid.bits < 8 else "absmax")
             return quantize(matrix, steps, grid), steps
         self.compensated += 1
         moments = gram.products
+        del gram  # its sums take as much as the moments
         split = matrix.reshape(len(moments), -1, matrix.shape[1])
         steps = find_steps(split, grid, "mse", moments.diagonal(dim1=1, dim2=2))
         # random matrices of 384 outputs, 1536 inputs: 0.43 of the error of rounding to nearest; beams and fitted scales: 0.40, far slower
@@ -166,8 +169,17 @@ class _Encoder:
         for part in packed((_moment_bytes(self.model, path) for path in layers), MOMENTS_BYTES):
             paths = list(dict.fromkeys(path for index in part if (path := layers[index]) is not None))
             data = self.context.calibration or ()
+            self.grams.clear()
+            self.awaited = Counter(layers[index] for index in part)
             self.grams = _finite(input_grams(self.model, paths, data, _picked(self.context.seed))) if paths else {}
             yield [weights[index] for index in part]
+
+    def _taken(self, path: str | None) -> Gram | None:
+        """The moments of a layer's inputs, which are let go where no other weight waits for them."""
+        self.awaited[path] -= 1
+        if path is None:
+            return None
+        return self.grams.get(path) if self.awaited[path] > 0 else self.grams.pop(path, None)
 
     def story(self, weights: int) -> str:
         """For the report."""
