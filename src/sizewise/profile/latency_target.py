@@ -16,6 +16,7 @@ from sizewise.types import Skip
 __all__ = ["HIGHEST", "WITHIN", "Choice", "aim", "counts_for_latency", "not_timed"]
 
 WITHIN = 0.02  # of the latency that the wanted share may be missed by
+NEAR = 0.01  # that ends the search
 TRIES = 4  # models that are cut and timed
 GOALS = 12  # that are tried; many lead to the same model
 HIGHEST = 0.99
@@ -94,7 +95,7 @@ def counts_for_latency(
 
 
 def aim(choose: Callable[[float], list[int]], measure: Callable[[Sequence[int]], float], wanted: float) -> tuple[list[int], float]:
-    """The choice whose measured figure comes nearest to the wanted one from above, or else from below, and that figure.
+    """The choice whose measured figure comes nearest to the wanted one, and at most two points below it if one does, and that figure.
 
     The goal is moved by what was measured at the goals before: between the two that enclose the wanted figure, else in proportion.
 
@@ -113,11 +114,11 @@ def aim(choose: Callable[[float], list[int]], measure: Callable[[Sequence[int]],
         if counts not in figures:
             figures[counts] = measure(counts)
         tried[goal] = figures[counts]
-        if abs(figures[counts] - wanted) <= WITHIN:
+        if abs(figures[counts] - wanted) <= NEAR:
             break
         goal = _next(tried, wanted)
     enough = [counts for counts, figure in figures.items() if figure >= wanted - WITHIN]
-    best = min(enough, key=lambda counts: figures[counts]) if enough else max(figures, key=lambda counts: figures[counts])
+    best = min(enough, key=lambda counts: abs(figures[counts] - wanted)) if enough else max(figures, key=lambda counts: figures[counts])
     return list(best), figures[best]
 
 
