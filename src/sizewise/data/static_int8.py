@@ -4,7 +4,6 @@ Every fourth batch of the calibration data is held back. Ranges, scales and fitt
 to get them, and between layers, is made by the outputs of the simulated graph on what was held back.
 """
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from sizewise.data.outputs import OutputChange
 from sizewise.errors import PreconditionError
 from sizewise.graph.equalization import equalize, links
 from sizewise.graph.observers import mode
-from sizewise.graph.prepared import Prepared, convert, copied, prepare
+from sizewise.graph.prepared import Prepared, collect_graphs, convert, copied, prepare
 from sizewise.graph.round_layers import pack_weights, round_layers, weight_sizes
 from sizewise.protocols import Context, Inputs
 from sizewise.types import Scheme, Skip
@@ -116,7 +115,7 @@ class Calibration:
         wide = [one for one in tried if one.method == "minmax" and one.even == best.even and one is not best]
         self.graph = best.source if last else self.graph
         twin, tried = None, []
-        gc.collect()  # graphs refer to themselves; those that were not chosen hold weights
+        collect_graphs(best.prepared.graph)  # those that were not chosen hold weights
         fitted = self._fitted(best)
         for one in wide:
             unpack = pack_weights(fitted.prepared.graph)  # two sets of fitted weights need not fit into memory
@@ -125,7 +124,7 @@ class Calibration:
                 fitted = other
                 continue
             del other
-            gc.collect()
+            collect_graphs(best.prepared.graph)
             unpack()
         return min(fitted, best, key=lambda one: one.error)
 

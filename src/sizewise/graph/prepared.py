@@ -1,5 +1,6 @@
 """Exported graphs on their way to integers: folded, with observers where integers will be, and converted, by torchao's PT2E."""
 
+import gc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,9 @@ from sizewise.graph.trace import Traced, eval_copy, quiet
 from sizewise.protocols import Inputs
 from sizewise.types import Scheme, Skip
 
-__all__ = ["Prepared", "convert", "copied", "folded", "prepare"]
+__all__ = ["Prepared", "collect_graphs", "convert", "copied", "folded", "prepare"]
+
+LARGE_BYTES = 2e7  # of parameters: less is not worth half a second of looking through everything that Python holds
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,12 @@ def convert(prepared: Prepared) -> nn.Module:
     _forget()
     _drop_unused(converted)
     return converted
+
+
+def collect_graphs(like: nn.Module) -> None:
+    """Free graphs that nothing refers to any more but they themselves, if they are as large as this one and that is worth the time."""
+    if sum(parameter.nbytes for parameter in like.parameters()) >= LARGE_BYTES:
+        gc.collect()
 
 
 def _forget() -> None:

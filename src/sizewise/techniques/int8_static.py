@@ -13,7 +13,6 @@ Source: Jacob et al., Quantization and Training of Neural Networks for Efficient
 Training: `training/integers.py`.
 """
 
-import gc
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -162,7 +161,7 @@ class Int8Static:
         """
         with quiet():  # torchao talks while it is imported
             from sizewise.data.static_int8 import Calibration, stay
-            from sizewise.graph.prepared import convert, folded
+            from sizewise.graph.prepared import collect_graphs, convert, folded
         traced = trace(model, context.example)
         if self.recovery is not None:
             _check_batches(traced, context)
@@ -180,7 +179,7 @@ class Int8Static:
         said = [best.describe(), *said, *_constant(ranges)]
         skipped = stay(best, self.skip, "latency" if self._timed else "drop")
         del calibration, best
-        gc.collect()  # graphs refer to themselves; conversion needs room for weights, and float ones are done with
+        collect_graphs(prepared.graph)  # conversion needs room for weights, and float ones are done with
         graph = convert(prepared)
         rest = _code_rest(graph, wish.skip)
         touched = (*prepared.touched, *rest)
