@@ -31,11 +31,11 @@ def smoothed(graph: GraphModule, batches: Sequence[Inputs], quantize: Callable[[
     Source: Xiao et al., SmoothQuant, ICML 2023. Deviation: it is tried, not assumed.
     """
     found = [link for link in links(graph) if link.normalized]
-    plain = _copied(graph)
+    plain = eval_copy(graph, shared=True)
     quantize(plain)
     if not found or not batches:
         return plain, None
-    even = _copied(graph)
+    even = eval_copy(graph, shared=True)
     smooth(even, links(even), _ranges(graph, found, batches), STRENGTH)
     quantize(even)
     change = OutputChange(graph, batches)
@@ -44,12 +44,6 @@ def smoothed(graph: GraphModule, batches: Sequence[Inputs], quantize: Callable[[
     if errors[1] >= errors[0]:
         return plain, f"smoothing {places} does not help"
     return even, f"smoothed {places}: the outputs change by {errors[1]:.2g} of their variance, {errors[0]:.2g} without"
-
-
-def _copied(graph: GraphModule) -> GraphModule:
-    twin = eval_copy(graph, shared=True)
-    assert isinstance(twin, GraphModule)
-    return twin
 
 
 def _ranges(graph: GraphModule, found: Sequence[Link], batches: Sequence[Inputs]) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from sizewise.data.outputs import OutputChange
 from sizewise.errors import PreconditionError
 from sizewise.graph.equalization import equalize, links
 from sizewise.graph.observers import mode
-from sizewise.graph.prepared import Prepared, collect_graphs, convert, copied, prepare
+from sizewise.graph.prepared import Prepared, collect_graphs, convert, prepare
 from sizewise.graph.round_layers import pack_weights, round_layers, weight_sizes
+from sizewise.graph.trace import eval_copy
 from sizewise.protocols import Context, Inputs
 from sizewise.types import Scheme, Skip
 from sizewise.units import format_bytes
@@ -148,13 +149,13 @@ class Calibration:
         found = []
         for method in wish.methods:
             prepared.set_ranges(method)
-            own = replace(prepared, graph=copied(prepared.graph))
+            own = replace(prepared, graph=eval_copy(prepared.graph, shared=True))
             found.append(Tried(own, self.error(own), wish, method, even, source=graph))
         return found
 
     def _fitted(self, tried: Tried) -> Tried:
         """With weights fitted and rounded."""
-        prepared = replace(tried.prepared, graph=copied(tried.prepared.graph))
+        prepared = replace(tried.prepared, graph=eval_copy(tried.prepared.graph, shared=True))
         round_layers(prepared.graph, list(first_batches(self.fitting, self.held)), self.context.seed, self.context.progress)
         return replace(tried, prepared=prepared, error=self.error(prepared), fitted=True)
 
@@ -258,7 +259,7 @@ def _sensed(calibration: Calibration) -> OutputChange:
 
 def _equalized(graph: GraphModule) -> GraphModule | None:
     """A copy with ranges evened out between layers; None where no two layers allow it."""
-    twin = copied(graph)
+    twin = eval_copy(graph, shared=True)
     found = [link for link in links(twin) if not link.normalized]
     equalize(twin, found)
     return twin if found else None

@@ -20,7 +20,7 @@ from sizewise.graph.trace import Traced, eval_copy, quiet
 from sizewise.protocols import Inputs
 from sizewise.types import Scheme, Skip
 
-__all__ = ["Prepared", "collect_graphs", "convert", "copied", "folded", "prepare"]
+__all__ = ["Prepared", "collect_graphs", "convert", "folded", "prepare"]
 
 LARGE_BYTES = 2e7  # of parameters: less is not worth half a second of looking through everything that Python holds
 
@@ -89,11 +89,6 @@ class Prepared:
         return held
 
 
-def copied(graph: Any) -> Any:
-    """A copy with parameters that it shares with the graph until either replaces them; neither may write to them."""
-    return eval_copy(graph, shared=True)
-
-
 def folded(traced: Traced) -> GraphModule:
     """The exported graph with batch normalizations folded."""
     graph: GraphModule = traced.program.module(check_guards=False)
@@ -114,7 +109,7 @@ def prepare(graph: GraphModule, scheme: Scheme, skip: Collection[str] = (), bits
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
         quantizer = SchemeQuantizer(scheme, skip, bits)
-        found = prepare_pt2e(copied(graph), quantizer)
+        found = prepare_pt2e(eval_copy(graph, shared=True), quantizer)
     _forget()
     for node in found.graph.nodes:
         held = tensor_of(found, node.all_input_nodes[0]) if node.op == "call_module" else None

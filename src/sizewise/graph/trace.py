@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.protocols import Inputs
 
 __all__ = ["Traced", "eval_copy", "export_static", "is_graph", "part_from", "quiet", "tensors_in", "trace"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _NOISY = (
     "torch.onnx",
@@ -61,7 +63,7 @@ def is_graph(model: nn.Module) -> bool:
     return isinstance(model, torch.fx.GraphModule)
 
 
-def eval_copy(model: nn.Module, *, shared: bool = False) -> nn.Module:
+def eval_copy(model: Model, *, shared: bool = False) -> Model:
     """A copy in inference mode; an exported graph already is.
 
     Args:

@@ -118,7 +118,7 @@ def aim(choose: Callable[[float], list[int]], measure: Callable[[Sequence[int]],
             break
         goal = _next(tried, wanted)
     enough = [counts for counts, figure in figures.items() if figure >= wanted - WITHIN]
-    best = min(enough, key=lambda counts: abs(figures[counts] - wanted)) if enough else max(figures, key=lambda counts: figures[counts])
+    best = min(enough or figures, key=lambda counts: abs(figures[counts] - wanted))
     return list(best), figures[best]
 
 

@@ -93,6 +93,11 @@ class Symbols:
     lanes: int
     data: bytes | memoryview
 
+    @property
+    def words(self) -> int:
+        """Words of the stream; the last one may be longer than what is left."""
+        return -(-self.count // self.group)
+
 
 def opened(data: bytes | memoryview, count: int) -> Symbols:
     """What `encode_symbols` gave, to be decoded; so many bytes.
@@ -112,9 +117,10 @@ def opened(data: bytes | memoryview, count: int) -> Symbols:
     model: Model = Curve.read(known) if how >> 7 else Table(known)
     if isinstance(model, Curve) and model.peak >= symbols:
         raise broken()
-    if -(-count // group) > _MOST_WORDS_PER_LANE * lanes and lanes < 1 << MOST_LANES:
+    found = Symbols(count, low, model, symbols, group, lanes, data[_HEAD + size :])
+    if found.words > _MOST_WORDS_PER_LANE * lanes and lanes < 1 << MOST_LANES:
         raise broken()
-    return Symbols(count, low, model, symbols, group, lanes, data[_HEAD + size :])
+    return found
 
 
 def decode_symbols(coded: Sequence[Symbols]) -> list[NDArray[np.uint8]]:
@@ -124,7 +130,7 @@ def decode_symbols(coded: Sequence[Symbols]) -> list[NDArray[np.uint8]]:
         UsageError: data that do not hold as many.
     """
     found: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(coded)
-    for batch in batches([(-(-some.count // some.group), some.lanes) for some in coded]):
+    for batch in batches([(some.words, some.lanes) for some in coded]):
         some = [coded[index] for index in batch]
         for index, numbers in zip(batch, decode_words(_streams(some)), strict=True):
             found[index] = _spelled(numbers, coded[index])
@@ -133,7 +139,7 @@ def decode_symbols(coded: Sequence[Symbols]) -> list[NDArray[np.uint8]]:
 
 def _streams(coded: Sequence[Symbols]) -> list[Stream]:
     words = grouped([(some.model, some.symbols, some.group) for some in coded])
-    return [Stream(some.data, -(-some.count // some.group), each, some.lanes) for some, each in zip(coded, words, strict=True)]
+    return [Stream(some.data, some.words, each, some.lanes) for some, each in zip(coded, words, strict=True)]
 
 
 def _spelled(numbers: NDArray[np.uint16], coded: Symbols) -> NDArray[np.uint8]:

@@ -253,16 +253,18 @@ class Stored:
 
 def _read(wanted: Sequence[Wanted]) -> list[Tensor]:
     """Arrays of parts; those of large raw ones are the file itself."""
-    mapped = [each.coder == "raw" and each.dtype != torch.bool and len(each.data) >= ALIGNED for each in wanted]
+    mapped = [_is_mapped(each) for each in wanted]
     plain = [each if each.dtype != torch.bool else replace(each, dtype=torch.uint8) for each in wanted]
     decoded = iter(decode_all([each for each, there in zip(plain, mapped, strict=True) if not there]))
-    return [_mapped(each) if there else _flags(next(decoded), each.dtype) for each, there in zip(wanted, mapped, strict=True)]
+    return [
+        torch.frombuffer(each.data, dtype=torch.uint8).view(each.dtype) if there else _flags(next(decoded), each.dtype)
+        for each, there in zip(wanted, mapped, strict=True)
+    ]
 
 
-def _mapped(wanted: Wanted) -> Tensor:
-    if len(wanted.data) != wanted.count * wanted.dtype.itemsize:
-        raise UsageError("not as many bytes as the elements take", got=str(len(wanted.data)))
-    return torch.frombuffer(wanted.data, dtype=torch.uint8).view(wanted.dtype)
+def _is_mapped(wanted: Wanted) -> bool:
+    """Whether the file itself can be the array: raw, aligned, and as long as it should be."""
+    return wanted.coder == "raw" and wanted.dtype != torch.bool and len(wanted.data) == wanted.count * wanted.dtype.itemsize >= ALIGNED
 
 
 def _flags(array: Tensor, dtype: torch.dtype) -> Tensor:
