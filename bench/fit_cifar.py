@@ -23,7 +23,7 @@ from sizewise.protocols import Inputs
 from sizewise.types import Budget
 
 DROP, WANTED, TIME, CALIBRATION = 1.0, 1.8, "30m", 512
-RECOVERY = "1epoch"
+RECOVERY = "2epochs"
 
 
 def main() -> int:

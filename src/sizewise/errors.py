@@ -30,9 +30,13 @@ class SizewiseError(Exception):
         got: what was there.
         wanted: what was expected.
         hint: what to do next.
+
+    Attributes:
+        step: place of the step of a plan that raised it; None where it was none.
     """
 
     exit_code = 70
+    step: int | None = None
 
     def __init__(
         self,

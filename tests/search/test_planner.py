@@ -145,7 +145,8 @@ def test_what_is_stopped_beaten_or_fails_is_never_repeated_nor_tried_harder(fold
     def measure(point: Point) -> Candidate:
         plan = SPACE.plan(point)
         if any(step.technique == "low_rank" for step in plan.steps):
-            return Candidate(id=plan.id, plan=plan, status="failed", reason="no layer gets cheaper")
+            at = [step.technique for step in plan.steps].index("low_rank")
+            return Candidate(id=plan.id, plan=plan, status="failed", reason="no layer gets cheaper", failed_step=at)
         if point.levels[0] not in ("off", "0.2", "0.3"):
             return Candidate(id=plan.id, plan=plan, status="stopped", reason="hopeless", seconds=1.0)
         return partly(real(point), 0.003) if point.scale == "small" else real(point)

@@ -66,8 +66,8 @@ def test_recovery_follows_whatever_shrinks_and_nothing_else_but_where_the_refere
 
 
 def test_a_rate_that_is_not_on_the_grid_is_the_nearest_of_two_the_milder() -> None:
-    assert SPACE.canonical("large", ("0.1", OFF, OFF, OFF)) == SPACE.canonical("large", (OFF, OFF, OFF, OFF))
-    assert SPACE.canonical("large", ("0.44", OFF, OFF, OFF)) == SPACE.canonical("large", ("0.4", OFF, OFF, OFF))
+    assert SPACE.canonical("large", ("0.05", OFF, OFF, OFF)) == SPACE.canonical("large", (OFF, OFF, OFF, OFF))
+    assert SPACE.canonical("large", ("0.42", OFF, OFF, OFF)) == SPACE.canonical("large", ("0.4", OFF, OFF, OFF))
     assert SPACE.canonical("large", ("0.99", OFF, OFF, OFF)) == SPACE.canonical("large", ("0.8", OFF, OFF, OFF))
 
 

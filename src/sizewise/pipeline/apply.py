@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sizewise import registry
-from sizewise.errors import InternalError, PreconditionError, UnknownName
+from sizewise.errors import InternalError, PreconditionError, SizewiseError, UnknownName
 from sizewise.evaluate.metrics import primary_output
 from sizewise.graph.trace import eval_copy, is_graph
 from sizewise.protocols import Context, Technique, Trait
@@ -104,6 +104,14 @@ class Applier:
 
 
 def _after(state: _State, step: Step, context: Context) -> _State:
+    try:
+        return _done(state, step, context)
+    except SizewiseError as error:
+        error.step = len(state.steps)
+        raise
+
+
+def _done(state: _State, step: Step, context: Context) -> _State:
     technique = make_technique(step.technique, step.settings)
     _check_traits(step.technique, technique, state.traits)
     module, change = run_technique(technique, state.module, replace(context, chosen=step.record))

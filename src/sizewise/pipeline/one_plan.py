@@ -161,7 +161,8 @@ def _tried(setup: Setup, families: Sequence[Sequence[Plan]], scale: Prepared, be
                 candidate = _carry_out(setup, plan, scale, bench)
             except (PreconditionError, UnsupportedModel, ParityError) as error:
                 failed.append(error)
-                found.append(Candidate(id=Store.identifier(plan), plan=plan, status="failed", reason=" ".join(str(error).split())))
+                reason = " ".join(str(error).split())
+                found.append(Candidate(id=Store.identifier(plan), plan=plan, status="failed", reason=reason, failed_step=error.step))
                 setup.progress.advance(f"{plan.scale}: {plan.label}: failed: {error.what}")
                 break
             found.append(candidate)

@@ -128,7 +128,8 @@ def run_trial(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candi
         return attempt(model, plan, folder, bench, [c for c in bench.finished() if c.id != folder.name])
     except (UnsupportedModel, PreconditionError, ParityError) as error:
         reason = " ".join(str(error).split())
-        return Candidate(id=folder.name, plan=plan, status="failed", reason=reason, seconds=time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        return Candidate(id=folder.name, plan=plan, status="failed", reason=reason, failed_step=error.step, seconds=seconds)
 
 
 def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Sequence[Candidate] = ()) -> Candidate:

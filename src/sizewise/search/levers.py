@@ -11,11 +11,12 @@ from sizewise.types import Step
 
 __all__ = ["LOW_RANK_RATES", "PRECISIONS", "low_rank_lever", "precision_lever", "pruning_lever", "recovery_lever"]
 
-PRUNING_RATES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+PRUNING_RATES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 LOW_RANK_RATES = (0.2, 0.4)
 REPAIRS = {"mixed": "int8"}  # precisions that are of use where another loses too much
 USUAL = {"channel_pruning": "macs", "low_rank": "params"}  # what a rate counts where a plan does not say it
 SPREAD = 0.6  # of what a rate is thought to cost, as its standard deviation
+WORSE = 2.0  # times as much as pruning to the same rate loses, low rank factors of convolutions do
 FLOOR = 0.1  # points that every step may cost, whatever its rate
 
 # of float32: latency and size as logarithms, loss in hundredths of the reference's quality; means and standard deviations
@@ -36,7 +37,7 @@ def pruning_lever(target: str, *, recovers: bool) -> Lever:
         target: what the rate counts: "latency" or "macs".
         recovers: whether training follows, so that less is lost.
     """
-    return _shrinking("pruning", "channel_pruning", PRUNING_RATES, target, recovers, 0.7)
+    return _shrinking("pruning", "channel_pruning", PRUNING_RATES, target, recovers, exponent=0.7, harm=1.0)
 
 
 def low_rank_lever(target: str, *, recovers: bool, rates: Sequence[float] = LOW_RANK_RATES) -> Lever:
@@ -47,20 +48,20 @@ def low_rank_lever(target: str, *, recovers: bool, rates: Sequence[float] = LOW_
         recovers: whether training follows, so that less is lost.
         rates: none where factors are not worth a look.
     """
-    return _shrinking("low_rank", "low_rank", rates, target, recovers, 0.4)
+    return _shrinking("low_rank", "low_rank", rates, target, recovers, exponent=0.4, harm=WORSE)
 
 
-def _shrinking(name: str, technique: str, rates: Sequence[float], target: str, recovers: bool, exponent: float) -> Lever:
+def _shrinking(name: str, technique: str, rates: Sequence[float], target: str, recovers: bool, *, exponent: float, harm: float) -> Lever:
     """Off, or a technique at rising rates; where they do not count the latency itself, it goes by what is left to the exponent."""
     power = 1.0 if target == "latency" else exponent
-    levels = [_shrunk(technique, rate, target, recovers, power) for rate in rates]
+    levels = [_shrunk(technique, rate, target, power, harm * (0.5 if recovers else 1.0)) for rate in rates]
     return Lever(name=name, levels=(Level(name=OFF), *levels), ordered=True, shrinks=True)
 
 
-def _shrunk(technique: str, rate: float, target: str, recovers: bool, exponent: float) -> Level:
+def _shrunk(technique: str, rate: float, target: str, exponent: float, harm: float) -> Level:
     """A level that removes a share: cost goes by the rest to some power, loss by the square of what is gone over what is left."""
     kept = -math.log(1 - rate)
-    lost = (rate / (1 - rate)) ** 2 * (0.5 if recovers else 1.0)
+    lost = harm * (rate / (1 - rate)) ** 2
     belief = Belief(
         latency=(-exponent * kept, 0.05 + (0.1 if target == "latency" else 0.4) * kept),
         size=(-0.8 * kept, 0.05 + 0.4 * kept),

@@ -13,10 +13,11 @@ from numpy import ndarray
 from optuna.trial import Trial
 from scipy.stats import norm
 
+from sizewise.search.blame import impossible, uses
 from sizewise.search.frontier import best, has_margin
 from sizewise.search.promise import Goal, Promise, observed_figures, promise
 from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
-from sizewise.search.space import OFF, Point, Space, harsher
+from sizewise.search.space import Point, Space, harsher
 from sizewise.search.study import Study
 from sizewise.types import Budget, Candidate, Measurement, Plan
 
@@ -192,11 +193,11 @@ class Planner:
         observed, taken = self.study.elsewhere()
         observed = [*observed, *believed]
         bad = [c.plan for c in self._done.values() if c.status in ("stopped", "failed")]
-        points, broken = self.space.points, self._broken()
+        points, broken = self.space.points, impossible(self.space, self._done)
         may = [
             self._open(p)
             and p not in taken
-            and not any(self._uses(p, *part) for part in broken)
+            and not any(uses(self.space, p, parts) for parts in broken)
             and self._has_what_to_repair(p)
             and not any(harsher(self.space.plan(p), plan) for plan in bad)
             for p in points
@@ -220,28 +221,6 @@ class Planner:
             return candidate.status == "beaten"
         loss = observed_figures(candidate.measured, self._reference)[-1]
         return loss <= self.goal.limits[-1] and (candidate.proof_chance is None or has_margin(candidate))
-
-    def _broken(self) -> set[tuple[str, int, str]]:
-        """Scale, lever and level of what cannot be done there.
-
-        That is what a plan failed with if all its other parts are known to work, or what two plans failed with.
-        """
-        blamed: dict[tuple[str, int, str], float] = {}
-        fine = [point for point, c in self._done.items() if c.status in ("measured", "beaten") or (c.status == "stopped" and c.seconds > 0)]
-        for point, candidate in self._done.items():
-            if candidate.status == "failed":
-                parts = [(point.scale, at, name) for at, name in enumerate(point.levels) if name != OFF]
-                suspects = [part for part in parts if not any(self._uses(other, *part) for other in fine)]
-                for part in suspects:
-                    blamed[part] = blamed.get(part, 0.0) + (1.0 if len(suspects) == 1 else 0.5)
-        return {part for part, blame in blamed.items() if blame >= 1}
-
-    def _uses(self, point: Point, scale: str, lever: int, level: str) -> bool:
-        """Whether a plan does that to the scale, at least as strongly."""
-        own = self.space.levers(point.scale)[lever]
-        if point.scale != scale or point.levels[lever] == OFF:
-            return False
-        return own.level(point.levels[lever]).strength >= own.level(level).strength if own.ordered else point.levels[lever] == level
 
     def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
         """Than the best so far, which a candidate without a margin is only among its like."""

@@ -24,6 +24,7 @@ __all__ = ["Figures", "Study", "owner_of"]
 
 OBJECTIVES = ("latency_s", "size_bytes", "loss")
 STARTUP = 8  # trials before suggestions follow what was found
+STEP = 0.05  # every rate of an ordered lever is a multiple of it
 OWNER, DEVICE, STATUS, MEMORY = "owner", "device", "status", "memory_bytes"
 ANYWHERE = ("stopped", "failed")  # what becomes of a plan on whatever device
 NOT_TRIED = "not tried"
@@ -284,7 +285,7 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
         if len({level.name for level in levels}) < 2:
             continue
         if space.levers(space.scales[0])[number].ordered:
-            found[name] = FloatDistribution(0.0, max(level.strength for level in levels), step=0.1)
+            found[name] = FloatDistribution(0.0, max(level.strength for level in levels), step=STEP)
         else:
             found[name] = CategoricalDistribution(list(_unique(level.name for level in levels)))
     return found

@@ -64,6 +64,7 @@ class Candidate:
         status: measured, on the whole validation split; stopped (its quality surely breaks a limit, see reason); beaten (another
             candidate is better whatever the rest of the validation split says); failed (see reason); untried (time ran out).
         reason: why it is not measured.
+        failed_step: place in the plan of the step that failed; None where none did, or nobody knows which.
         on_frontier: no other measured candidate is at least as good on every count and better on one.
         stored: the small file of its weights; None where weights are stored as they are.
         seconds: what trying it took.
@@ -78,6 +79,7 @@ class Candidate:
     plan: Plan
     status: Literal["measured", "stopped", "beaten", "failed", "untried"]
     reason: str | None = None
+    failed_step: int | None = None
     changes: tuple[Change, ...] = ()
     artefact: Artefact | None = None
     measured: Measurement | None = None
