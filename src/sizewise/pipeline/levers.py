@@ -49,11 +49,10 @@ def make_space(setup: Setup, prepared: Mapping[str, Prepared], reference: str, r
 
 def _levers(setup: Setup, cost: Cost, recovery: Step | None, others: list[Step]) -> tuple[Lever, ...]:
     timed = setup.context.timer is not None and cost.macs >= TIMED_MACS
+    recovers, target = recovery is not None, "latency" if timed else ""
     return (
-        pruning_lever("latency" if timed else "macs", recovers=recovery is not None),
-        low_rank_lever(
-            "latency" if timed else "params", recovers=recovery is not None, rates=LOW_RANK_RATES if _factors_pay(cost, timed) else ()
-        ),
+        pruning_lever(target or "macs", recovers=recovers),
+        low_rank_lever(target or "params", recovers=recovers, rates=LOW_RANK_RATES if _factors_pay(cost, timed) else ()),
         recovery_lever(recovery, others),
         precision_lever(_precisions(setup, cost)),
     )
