@@ -119,15 +119,21 @@ def photos_and_labels() -> tuple[Tensor, Tensor]:
     The archive has one photo of each class, in the order of the classes: animals first, things later. Here every third comes first,
     so that what calibrates is like what is judged.
     """
+    pixels, labels = pixels_and_labels()
+    photos = (pixels[:, :, 16:240, 16:240].float() - 127) / 128
+    return photos.contiguous(), labels
+
+
+def pixels_and_labels() -> tuple[Tensor, Tensor]:
+    """As `photos_and_labels`, whole and as they are: [600, 3, 256, 256] bytes."""
     if not FOLDER.is_dir():
         raise FileNotFoundError(f"no benchmark data in {FOLDER}; set SIZEWISE_DATA")
     with np.load(FOLDER / "imagenet_photos_600.npz") as archive:
         jpg, offsets, labels = archive["jpg"].tobytes(), archive["off"], archive["y"]
     files = [jpg[begin:end] for begin, end in itertools.pairwise(offsets)]
-    images = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))[16:240, 16:240] for file in files]
-    photos = (torch.from_numpy(np.stack(images)).float() - 127) / 128
-    order = torch.arange(len(photos)).reshape(-1, len(photos) // CALIBRATION).T.flatten()
-    return photos.permute(0, 3, 1, 2)[order].contiguous(), torch.from_numpy(labels.astype(np.int64))[order]
+    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]))
+    order = torch.arange(len(pixels)).reshape(-1, len(pixels) // CALIBRATION).T.flatten()
+    return pixels.permute(0, 3, 1, 2)[order], torch.from_numpy(labels.astype(np.int64))[order]
 
 
 def _top1(module: nn.Module, photos: Tensor, labels: Tensor) -> float:

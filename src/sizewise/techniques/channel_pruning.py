@@ -45,7 +45,7 @@ Target = Literal["macs", "params", "latency"]
 Method = Literal["auto", "surgeon", "magnitude", "fisher"]
 _WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 EXAMPLES = 512  # of the calibration data that are used
-HELD_BYTES = 4e9  # of activations while layers are fitted: those of 200 photos in EfficientNet-Lite0
+FIT_BYTES = 4e9  # of activations while layers are fitted: those of 200 photos in EfficientNet-Lite0
 SHORT = 0.02  # of the rate that may be missed
 
 
@@ -129,7 +129,7 @@ class ChannelPruning:
             kept = _kept(groups, losses, choice.counts)
         else:
             choice, kept = Choice([0] * len(groups), context.chosen["reached"]), context.chosen["kept"]
-        fitted = _fit(model, traced, batches, kept, examples_held(profile, HELD_BYTES), context)
+        fitted = _fit(model, traced, batches, kept, examples_held(profile, FIT_BYTES), context)
         cut(model, kept)
         _check_runs(model, context)
         if change is not None:
