@@ -1,6 +1,7 @@
 """What techniques may ask about speed, and pruning by it."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -62,7 +63,10 @@ def test_nothing_is_timed_for_a_device_elsewhere() -> None:
         run_technique(technique, TinyConv(), Context(X))
 
 
-def test_pruning_by_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("target", "said"), [("latency", "of the latency removed"), ("int8_latency", "of the latency in integers removed")]
+)
+def test_pruning_by_latency(target: Literal["latency", "int8_latency"], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that takes its time per product, so that the figures do not depend on what else runs."""
 
     class Steady(RuntimeTimer):
@@ -76,14 +80,22 @@ def test_pruning_by_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Conv2d(a, b, 1) for a, b in ((3, 64), (64, 64), (64, 64), (64, 4))))
     x = torch.randn(16, 3, 4, 4)
-    pruned = sizewise.prune_model(model, 0.4, example_inputs=x[:1], calibration=[x], target="latency", runtime=NullRuntime())
+    pruned = sizewise.prune_model(model, 0.4, example_inputs=x[:1], calibration=[x], target=target, runtime=NullRuntime())
     assert _products(pruned) / _products(model) == pytest.approx(0.6, abs=0.02)
     notes: str = " ".join(pruned.pruning.notes)  # type: ignore[union-attr, arg-type]
-    assert "of the latency removed" in notes
+    assert said in notes
+
+
+def test_a_runtime_without_integers_has_no_latency_in_integers() -> None:
+    timer = RuntimeTimer(NullRuntime(), load_device("local"))
+    technique = make_technique("channel_pruning", {"target": "int8_latency"})
+    with pytest.raises(UsageError, match="nothing runs in integers"):
+        run_technique(technique, TinyConv(), Context(X, scheme=None, timer=timer))
 
 
 def _products(model: nn.Module) -> int:
-    return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    """Of convolutions, quantized or not, of one output position."""
+    return sum(tensor.numel() for tensor in model.state_dict().values() if tensor.ndim == 4)
 
 
 def test_kernels_are_the_runtimes() -> None:

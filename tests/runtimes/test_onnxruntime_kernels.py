@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sizewise.errors import UnsupportedModel
 from sizewise.runtimes import _onnxruntime_kernels as kernels
 from sizewise.runtimes import onnxruntime as runtime
 from sizewise.runtimes.onnxruntime import OnnxRuntime
@@ -47,6 +48,29 @@ def test_every_kind_of_layer_has_a_time() -> None:
     seconds = OnnxRuntime().kernel_seconds(shapes, threads=1)
     assert len(seconds) == len(shapes)
     assert all(0 < value < 10 for value in seconds)
+
+
+def test_convolutions_and_linear_layers_have_a_time_in_integers_too() -> None:
+    shapes = [replace(shape, integer=True) for shape in (CONV, CONV1D, CONV3D, replace(CONV, groups=4), LINEAR)]
+    seconds = OnnxRuntime().kernel_seconds([*shapes, CELL, CONV], threads=1)
+    assert all(0 < value < 10 for value in seconds)
+    with pytest.raises(UnsupportedModel, match="no integer kernel"):
+        OnnxRuntime().kernel_seconds([replace(CELL, integer=True)], threads=1)
+
+
+def test_integer_layers_run_as_integers_and_give_the_outputs_of_their_shape() -> None:
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    proto, feed = kernels.file_of([replace(shape, integer=True) for shape in (CONV, LINEAR)])
+    names = [f"{kernels.label(turn)}y" for turn in range(2)]
+    proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in names)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    conv, linear = session.run(names, feed)
+    assert (conv.dtype, conv.shape) == (np.uint8, (2, 16, 5, 7))
+    assert (linear.dtype, linear.shape) == (np.uint8, (3, 5))
+    # every product is 2 steps of the input times one of the weight, each 0.05, over an output step of 0.05
+    assert set(linear.flatten()) == {128 + round(7 * 2 * 0.05)}
 
 
 def test_times_are_in_the_order_of_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,12 @@ Method = Annotated[
     str,
     typer.Option(help="Of choosing channels: auto, surgeon, fisher, magnitude; single weights: auto, surgeon, wanda, magnitude, global."),
 ]
-Target = Annotated[str | None, typer.Option(help="What --rate counts when channels go: macs (default), params or latency.")]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="What --rate counts when channels go: macs (default), params, latency, or int8_latency, that of the file in integers."
+    ),
+]
 Multiple = Annotated[int | None, typer.Option(help="Channel counts are multiples of this; what the runtime likes by default.")]
 Skip = Annotated[list[str] | None, typer.Option(help="Path of a module that is left alone, such as layer1.0.conv1; may be repeated.")]
 

@@ -49,12 +49,14 @@ def make_space(setup: Setup, prepared: Mapping[str, Prepared], reference: str, r
 
 def _levers(setup: Setup, cost: Cost, recovery: Step | None, others: list[Step]) -> tuple[Lever, ...]:
     timed = setup.context.timer is not None and cost.macs >= TIMED_MACS
-    recovers, target = recovery is not None, "latency" if timed else ""
+    recovers, precisions = recovery is not None, _precisions(setup, cost)
+    # what is pruned will run in integers where it can, in which other layers are the slow ones
+    integers = "int8" in precisions and precisions["int8"][0].technique == "int8_static"
     return (
-        pruning_lever(target or "macs", recovers=recovers),
-        low_rank_lever(target or "params", recovers=recovers, rates=LOW_RANK_RATES if _factors_pay(cost, timed) else ()),
+        pruning_lever("macs" if not timed else "int8_latency" if integers else "latency", recovers=recovers),
+        low_rank_lever("latency" if timed else "params", recovers=recovers, rates=LOW_RANK_RATES if _factors_pay(cost, timed) else ()),
         recovery_lever(recovery, others),
-        precision_lever(_precisions(setup, cost)),
+        precision_lever(precisions),
     )
 
 

@@ -34,16 +34,18 @@ from sizewise.graph.surgery import WHOLE, cut
 from sizewise.graph.trace import Traced, trace
 from sizewise.profile.channel_cost import counted_cost, removable
 from sizewise.profile.held import examples_held
+from sizewise.profile.integer_timer import IntegerTimer
 from sizewise.profile.latency_target import Choice, counts_for_latency, not_timed
 from sizewise.profile.static import static_cost
-from sizewise.protocols import Context, Inputs, Trait
+from sizewise.protocols import Context, Inputs, Timer, Trait
 from sizewise.types import Change, Cost, Skip
 
 __all__ = ["TECHNIQUE", "ChannelPruning"]
 
-Target = Literal["macs", "params", "latency"]
+Target = Literal["macs", "params", "latency", "int8_latency"]
 Method = Literal["auto", "surgeon", "magnitude", "fisher"]
-_WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
+_WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency", "int8_latency": "latency in integers"}
+TIMED = ("latency", "int8_latency")
 EXAMPLES = 512  # of the calibration data that are used
 FIT_BYTES = 4e9  # of activations while layers are fitted: those of 200 photos in EfficientNet-Lite0
 SHORT = 0.02  # of the rate that may be missed
@@ -55,7 +57,8 @@ class ChannelPruning:
 
     Args:
         rate: share of the target that goes, in (0, 1).
-        target: what is counted over the whole model: "macs" or "params"; or "latency", measured on the target runtime.
+        target: what is counted over the whole model: "macs" or "params"; or "latency", measured on the target runtime; or
+            "int8_latency", the same with every layer in integers, for models that are quantized afterwards.
         multiple: channel counts are multiples of this, where a group has at least twice as many; 0 for what the runtime
             likes, or less where that would take more than two points too much.
         skip: paths of layers, or of modules with all that they hold, whose channels stay.
@@ -94,12 +97,15 @@ class ChannelPruning:
 
         Raises:
             PreconditionError: the model has no parameters, or data are missing.
-            UsageError: latency cannot be measured here.
+            UsageError: latency cannot be measured here, or the runtime has no integers.
             UnknownName: `skip` names what the model does not have.
         """
         check_skip(model, self.skip, "channel_pruning")
-        if self.target == "latency" and context.timer is None:
+        if self.target in TIMED and context.timer is None:
             raise not_timed("channel_pruning", "macs")
+        if self.target == "int8_latency" and context.scheme is None:
+            got = "a runtime without integer kernels"
+            raise UsageError("nothing runs in integers there", where="channel_pruning", got=got, hint='target "latency"')
         if not any(True for _ in model.parameters()):
             raise PreconditionError("the model has no parameters", where="channel_pruning")
         if self.method in ("surgeon", "fisher") and context.calibration is None:
@@ -135,7 +141,7 @@ class ChannelPruning:
         if change is not None:
             reestimate_if_nearer(model, batches, change)
         left = _left(groups, choice)
-        reached = choice.reached if self.target == "latency" else self._removed(profile, static_cost(model, context.example))
+        reached = choice.reached if self.target in TIMED else self._removed(profile, static_cost(model, context.example))
         more = f": channels go in steps, the one below takes less than {100 * self.rate:g} %" if reached > self.rate + SHORT else ""
         notes = (f"{100 * reached:.1f} % of the {_WORDS[self.target]} removed{more}", *_blocks_note(kept), fitted)
         record = {"kept": kept, "reached": reached}
@@ -166,8 +172,7 @@ class ChannelPruning:
         """Channels to remove from every group, and the share of the target that goes with them."""
         losses = [loss.losses for loss in found]
         liked = self.multiple or context.channel_multiple
-        if self.target == "latency":
-            assert context.timer is not None
+        if self.target in TIMED:
             return counts_for_latency(
                 model,
                 groups,
@@ -175,12 +180,12 @@ class ChannelPruning:
                 [removable(group, liked) for group in groups],
                 self.rate,
                 example=context.example,
-                timer=context.timer,
+                timer=self._timer(context),
                 multiple=liked,
                 cut=lambda counts: _cut_copy(model, groups, found, counts),
                 progress=context.progress,
             )
-        cost = counted_cost(model, groups, profile, self.target)
+        cost = counted_cost(model, groups, profile, "params" if self.target == "params" else "macs")
         choices = []
         for multiple in [liked] if self.multiple else _finer(liked):
             counts = allocate(losses, cost, (1 - self.rate) * cost.whole, [removable(group, multiple) for group in groups])
@@ -197,6 +202,13 @@ class ChannelPruning:
                 hint="the rest belongs to layers that cannot be cut; a lower rate, or multiple=1",
             )
         return nearest
+
+    def _timer(self, context: Context) -> Timer:
+        assert context.timer is not None
+        if self.target == "latency":
+            return context.timer
+        assert context.scheme is not None
+        return IntegerTimer(context.timer, context.scheme)
 
     def _removed(self, before: Cost, after: Cost) -> float:
         """The share that really is gone: what no layer has, such as products of attention, gets smaller too."""

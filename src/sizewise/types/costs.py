@@ -107,6 +107,7 @@ class LayerShape:
         groups: of a convolution.
         directions: 2 for a recurrent layer that also reads backwards.
         stacked: whether a recurrent layer reads the hidden states of the one before it in the same module.
+        integer: whether a convolution or linear layer takes and gives integers of 8 bits.
     """
 
     kind: LayerKind
@@ -121,6 +122,7 @@ class LayerShape:
     groups: int = 1
     directions: int = 1
     stacked: bool = False
+    integer: bool = False
 
     @property
     def tied(self) -> bool:

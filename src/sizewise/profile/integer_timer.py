@@ -1,0 +1,82 @@
+"""Times of models as they will ship: in integers, whose layers cost otherwise than in float, so that other channels are worth removing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sizewise.graph.trace import trace
+from sizewise.protocols import Inputs, Timer
+from sizewise.types import Cost, LayerShape, Scheme
+
+__all__ = ["IntegerTimer"]
+
+KINDS = ("conv", "linear")  # that have integer kernels wherever a runtime has any
+
+
+class IntegerTimer:
+    """A timer that quantizes what it is given before it times it.
+
+    Ranges are those of one random call and nothing is fitted, which is as fast as any other file with the same layers. In
+    ResNet-56, for one, a layer of 16 channels takes 1.3 times what one of 64 takes in float, and twice as long in integers.
+
+    Args:
+        timer: of the runtime that counts.
+        scheme: how that wants graphs quantized.
+    """
+
+    def __init__(self, timer: Timer, scheme: Scheme) -> None:
+        self._timer, self._scheme = timer, scheme
+
+    @property
+    def name(self) -> str:
+        """The runtime's, and that it is integers that are timed."""
+        return f"{self._timer.name}, in integers"
+
+    @property
+    def facts(self) -> str:
+        """As of the other timer; the same layers take other times."""
+        return f"{self._timer.facts} int8"
+
+    @property
+    def folder(self) -> Path:
+        """As of the other timer."""
+        return self._timer.folder
+
+    def kernel_seconds(self, shapes: Sequence[LayerShape]) -> list[float]:
+        """Seconds of every layer by itself, in order; of those without an integer kernel, in float."""
+        return self._timer.kernel_seconds([replace(shape, integer=shape.kind in KINDS) for shape in shapes])
+
+    def profile(self, model: nn.Module, example: Inputs) -> Cost:
+        """What one call of the quantized model costs, by layers of the model."""
+        return self._timer.profile(self._quantized(model, example), example)
+
+    def beside(self, model: nn.Module, example: Inputs) -> Callable[[nn.Module], float]:
+        """A function that tells which share of the latency another model takes, both quantized."""
+        share = self._timer.beside(self._quantized(model, example), example)
+        return lambda other: share(self._quantized(other, example))
+
+    def _quantized(self, model: nn.Module, example: Inputs) -> nn.Module:
+        from sizewise.graph.prepared import convert, folded, prepare
+
+        prepared = prepare(folded(trace(model, example)), self._scheme)
+        prepared.watch([_varied(example)])  # zeros would tell no ranges
+        prepared.set_ranges("minmax")
+        return convert(prepared)
+
+
+def _varied(example: Inputs) -> Inputs:
+    """Inputs of the same shapes, normal where they are real."""
+    generator = torch.Generator().manual_seed(0)
+
+    def varied(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        return torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)
+
+    args, kwargs = pytree.tree_map(varied, (example.args, dict(example.kwargs or {})))
+    return Inputs(args, kwargs)
