@@ -23,7 +23,7 @@ import sizewise
 from sizewise.protocols import Inputs
 from sizewise.types import Budget
 
-DROP, WANTED, TIME, TOKENS, CALIBRATION, BATCH = 1.0, 1.4, "30m", 64, 512, 32
+DROP, WANTED, TIME, TOKENS, CALIBRATION, BATCH = 1.0, 1.4, "20m", 64, 512, 32
 RECOVERY = "1epoch"
 
 

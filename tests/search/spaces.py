@@ -59,7 +59,7 @@ def measured(space: Space, point: Point, proof: float | None = None) -> Candidat
     latency, size, memory, loss = truth(point)
     found = Measurement(
         latency=Interval.exact(latency),
-        latency_ratio=1.0,
+        latency_ratio=latency,
         size_bytes=round(size),
         memory=Interval.exact(memory),
         quality=Quality(metric="accuracy", higher_is_better=True, score=Interval.exact(REFERENCE - loss), drop=Interval.exact(loss)),

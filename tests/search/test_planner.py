@@ -4,8 +4,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from tests.search.spaces import BASES, REFERENCE, goal, measured, partly, small_space
@@ -129,6 +131,25 @@ def test_a_trial_that_finished_just_before_the_kill_is_told_to_the_study(folder:
     assert following is not None
     assert following.plan != proposal.plan
     assert states(folder)["COMPLETE"] == 1
+
+
+def slower(candidate: Candidate) -> Candidate:
+    """The same file, timed while the whole machine was half as fast; so was the reference beside it."""
+    assert candidate.measured is not None
+    latency = replace(candidate.measured.latency, value=2 * candidate.measured.latency.value)
+    return replace(candidate, measured=replace(candidate.measured, latency=latency))
+
+
+def test_a_machine_that_is_slower_for_a_while_misleads_nobody(folder: Path) -> None:
+    known = [real(point) for point in SPACE.points[:5]]
+    forecasts = []
+    for name, candidates in (("steady", known), ("slower", [*known[:4], slower(known[4])])):
+        with closing(study(folder, name=name)) as made:
+            forecasts.append(planner(made, known=candidates).forecast().mean)
+    np.testing.assert_allclose(forecasts[0], forecasts[1])
+    cheap = min(known, key=lambda c: c.measured.latency.value * c.measured.size_bytes)  # type: ignore[union-attr]
+    everything = Budget(max_drop="50 %")
+    assert best([slower(c) if c is cheap else c for c in known], everything) == slower(cheap)
 
 
 def test_a_lost_study_is_made_anew_from_what_is_finished(folder: Path) -> None:

@@ -13,7 +13,7 @@ from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Pla
 def candidate(name: str, latency: float, size: int, quality: float, drop: float = 0.0) -> Candidate:
     measured = Measurement(
         latency=Interval.exact(latency),
-        latency_ratio=1.0,
+        latency_ratio=latency,
         size_bytes=size,
         memory=Interval.exact(1e6),
         quality=Quality(metric="accuracy", higher_is_better=True, score=Interval.exact(quality), drop=Interval.exact(drop)),

@@ -30,11 +30,12 @@ def rank_key(candidate: Candidate, budget: Budget) -> tuple[float, ...]:
     """What makes one fitting candidate better than another; smaller is better.
 
     With a quality limit, cost decides: the product of latency and size, so that halving either counts the same. Without
-    one, quality decides and cost breaks ties.
+    one, quality decides and cost breaks ties. Latencies are shares of the reference's, which was timed beside each file: machines are
+    not always equally fast.
     """
     assert candidate.measured is not None
-    latency, size, worse = _counts(candidate.measured)
-    cost = math.log(latency) + math.log(size)
+    _, size, worse = _counts(candidate.measured)
+    cost = math.log(candidate.measured.latency_ratio) + math.log(size)
     return (cost, worse) if limits_quality(budget) else (worse, cost)
 
 

@@ -87,6 +87,7 @@ class Planner:
             point = space.find(candidate.plan)
             if point is not None:
                 self._done[point] = candidate
+        self._pace = self._usual_pace()
         figures = {point: found for point, candidate in self._done.items() if (found := self._figures(candidate)) is not None}
         study.resume(self._done, figures)
         forecast = self.forecast()
@@ -168,6 +169,7 @@ class Planner:
         """What became of a plan."""
         self._under_way.discard(proposal.point)
         self._done[proposal.point] = candidate
+        self._pace = self._usual_pace()
         figures = self._figures(candidate)
         self.study.tell(proposal.trial, candidate, figures, self._excesses(figures) if figures is not None else {})
 
@@ -219,7 +221,7 @@ class Planner:
         """Whether nothing is to be gained by losing less."""
         if candidate.measured is None or not self.goal.by_cost:
             return candidate.status == "beaten"
-        loss = observed_figures(candidate.measured, self._reference)[-1]
+        loss = observed_figures(candidate.measured, self._reference, self._pace)[-1]
         return loss <= self.goal.limits[-1] and (candidate.proof_chance is None or has_margin(candidate))
 
     def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
@@ -246,7 +248,7 @@ class Planner:
 
     def _safe_loss(self, scale: str) -> float:
         rows = [
-            (observed_figures(c.measured, self._reference)[-1], has_margin(c))
+            (observed_figures(c.measured, self._reference, self._pace)[-1], has_margin(c))
             for point, c in self._done.items()
             if c.measured is not None and c.proof_chance is not None and point.scale == scale
         ]
@@ -294,7 +296,12 @@ class Planner:
         return Proposal(point, self.space.plan(point), trial, why)
 
     def _figures(self, candidate: Candidate) -> tuple[float, ...] | None:
-        return observed_figures(candidate.measured, self._reference) if candidate.measured is not None else None
+        return observed_figures(candidate.measured, self._reference, self._pace) if candidate.measured is not None else None
+
+    def _usual_pace(self) -> float:
+        """Seconds that the reference takes, as a median over all files that it was timed beside; 1 before there is any."""
+        every = [c.measured or c.partly for c in self._done.values()]
+        return float(np.median([m.latency.value / m.latency_ratio for m in every if m is not None] or [1.0]))
 
     def _observations(self) -> list[Observation]:
         found = [self._observed(point, candidate) for point, candidate in self._done.items()]
@@ -303,9 +310,9 @@ class Planner:
     def _observed(self, point: Point, candidate: Candidate) -> Observation | None:
         """What a candidate says, be it that its loss is too large; None where it says nothing."""
         if candidate.measured is not None:
-            return Observation(point, *observed_figures(candidate.measured, self._reference))
+            return Observation(point, *observed_figures(candidate.measured, self._reference, self._pace))
         if candidate.partly is not None:
-            figures = observed_figures(candidate.partly, self._reference)
+            figures = observed_figures(candidate.partly, self._reference, self._pace)
             return Observation(point, *figures, loss_sd=max(_deviation(candidate.partly), 1e-3 * self.goal.unit))
         if candidate.status == "stopped" and math.isfinite(self.goal.limits[-1]):
             return Observation(point, loss=self.goal.limits[-1], at_least=True)

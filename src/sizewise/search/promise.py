@@ -75,12 +75,19 @@ def goal_of(budget: Budget, reference: float, *, higher_is_better: bool, unit: f
     return Goal(limits, bool(losses), unit)
 
 
-def observed_figures(measured: Measurement, reference: float) -> tuple[float, float, float, float]:
-    """Latency, size, memory and loss of a measured file, as an `Observation` has them."""
+def observed_figures(measured: Measurement, reference: float, pace: float) -> tuple[float, float, float, float]:
+    """Latency, size, memory and loss of a measured file, as an `Observation` has them.
+
+    Args:
+        measured: of the file.
+        reference: score of the reference model, where the measurement does not say its drop.
+        pace: seconds that the reference usually takes here. Machines are now faster and now slower by half, so a file's latency is
+            told by its share of the reference's, which was timed beside it.
+    """
     sign = 1 if measured.quality.higher_is_better else -1
     drop = measured.quality.drop
     loss = drop.value if drop is not None else sign * (reference - measured.quality.score.value)
-    return measured.latency.value, float(measured.size_bytes), max(measured.memory.value, 1.0), loss
+    return pace * measured.latency_ratio, float(measured.size_bytes), max(measured.memory.value, 1.0), loss
 
 
 def promise(
