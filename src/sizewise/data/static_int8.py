@@ -248,9 +248,16 @@ def respared(calibration: Calibration, first: Tried, layers: Sequence[str]) -> T
 def stay(tried: Tried, asked: Sequence[str], limit: Literal["drop", "latency"] = "drop") -> tuple[Skip, ...]:
     """What stays float, with the reason where layers were spared, which `limit` asked for or left room for."""
     why = {"drop": "and the drop is limited", "latency": "and the limit allows it"}[limit]
-    own = set(tried.wish.skip) - set(asked)
+    own = sorted(set(tried.wish.skip) - set(asked))
     reason = f"spared: its integers change the outputs most, {why}"
-    return tuple(replace(skip, reason=reason) if skip.what in own else skip for skip in tried.prepared.left)
+
+    def told(skip: Skip) -> Skip:
+        if skip.what in own:
+            return replace(skip, reason=reason)
+        layer = next((name for name in own if skip.what.startswith(f"{name}.")), None)
+        return skip if layer is None else replace(skip, reason=f"part of {layer}, which was spared")
+
+    return tuple(map(told, tried.prepared.left))
 
 
 def _sensed(calibration: Calibration) -> OutputChange:
