@@ -6,7 +6,7 @@ import pytest
 
 from sizewise.search.frontier import best
 from sizewise.search.rivals import opponents, outranked, settled
-from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality
+from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality, Step
 
 DROP = Budget(max_drop="2 %")
 
@@ -29,6 +29,23 @@ def costs(latency: float, size: int) -> Measurement:
     found = candidate("x", latency, size, 0).measured
     assert found is not None
     return found
+
+
+def test_the_reference_as_it_is_comes_after_what_is_rather_proved_than_not() -> None:
+    def shrunk(name: str, cost: float, chance: float) -> Candidate:
+        return replace(candidate(name, cost, 100, 0.005, chance=chance), plan=Plan(scale="large", steps=(Step(technique=name),)))
+
+    def flipped(found: Candidate, worse: int, better: int) -> Candidate:
+        assert found.measured is not None
+        return replace(found, measured=replace(found.measured, quality=replace(found.measured.quality, flips=(worse, better))))
+
+    whole = flipped(candidate("large", 9, 400, 0.0, chance=1.0), 0, 0)
+    int8, cheap, daring = (flipped(shrunk(*row), 40, 35) for row in (("int8", 4, 0.78), ("cheap", 3, 0.52), ("daring", 1, 0.2)))
+    assert best([whole, int8, cheap, daring], DROP) == int8
+    assert best([whole, daring], DROP) == whole
+    assert best([whole, replace(daring, proof_chance=0.8), int8], DROP) == replace(daring, proof_chance=0.8)
+    small = flipped(candidate("small", 2, 200, 0.0, chance=0.9), 30, 30)
+    assert best([whole, small, int8], DROP) == small, "another scale in float is a gain"
 
 
 def test_the_margin_comes_before_the_cost() -> None:

@@ -9,6 +9,9 @@ from sizewise.types import Budget, Candidate, Limit, Measurement, Relaxation
 __all__ = ["MARGIN", "best", "has_margin", "largest_drops", "limits_quality", "mark_frontier", "nearest", "rank_key", "relaxations"]
 
 MARGIN = 0.8  # how probable the proof on the test split must be
+LIKELY = 0.5  # the same, where there is nothing else to choose but the reference as it is
+ROUNDING = 1e-4  # of a score, that a file may differ by and still be the reference
+SAME = 0.005  # of the examples that a file may answer otherwise than the reference, and still be the reference as it is
 
 
 def _counts(m: Measurement) -> tuple[float, ...]:
@@ -58,9 +61,29 @@ def has_margin(candidate: Candidate) -> bool:
 
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
-    """The best measured candidate whose figures keep every limit, or None; those come first that do so with a margin."""
+    """The best measured candidate whose figures keep every limit, or None.
+
+    Those come first that do so with a margin, and the cheapest of them. The reference as it is always has one, and gains nothing: where
+    it alone has, the surest of those is taken that are rather proved than not.
+    """
     fitting = [c for c in candidates if c.measured and not budget.violations(c.measured)]
-    return min(fitting, key=lambda c: (not has_margin(c), *rank_key(c, budget), c.id), default=None)
+    safe = [c for c in fitting if has_margin(c)]
+    gaining = [c for c in safe if not _is_reference(c)]
+    likely = [c for c in fitting if safe and not gaining and (c.proof_chance or 0.0) >= LIKELY and not _is_reference(c)]
+    if likely:
+        return max(likely, key=lambda c: (c.proof_chance or 0.0, *(-value for value in rank_key(c, budget)), c.id))
+    return min(gaining or safe or fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
+
+
+def _is_reference(candidate: Candidate) -> bool:
+    """Whether nothing was done to a scale, and it answers as the reference does."""
+    assert candidate.measured is not None
+    found = candidate.measured.quality
+    if candidate.plan.steps or found.drop is None:
+        return False
+    return (
+        sum(found.flips) <= SAME * found.drop.n if found.flips is not None else abs(found.drop.value) <= ROUNDING * abs(found.score.value)
+    )
 
 
 def nearest(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
