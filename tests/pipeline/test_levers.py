@@ -94,11 +94,11 @@ def test_mixed_and_four_bits_are_there_where_a_limit_asks_for_them(budget: Budge
 
 def test_rates_count_latency_where_it_is_long_enough_to_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     targets = []
-    for least in (levers.TIMED_MACS, 1000):
+    for least, runtime in ((levers.TIMED_MACS, NullRuntime()), (1000, NullRuntime()), (1000, Plain())):
         monkeypatch.setattr(levers, "TIMED_MACS", least)
-        found = steps(space(tmp_path, Budget()), "large")
+        found = steps(space(tmp_path, Budget(), runtime=runtime), "large")
         targets.append({step.settings.get("target", "macs") for step in found if step.technique == "channel_pruning"})
-    assert targets == [{"macs"}, {"latency"}]
+    assert targets == [{"macs"}, {"int8_latency"}, {"latency"}], "of what will ship"
 
 
 def test_low_rank_is_offered_for_latency_only_where_layers_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

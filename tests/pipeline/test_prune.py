@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sizewise
-from sizewise.errors import PreconditionError, UnknownName, UsageError
+from sizewise.errors import PreconditionError, UnknownName, UnsupportedModel, UsageError
 from sizewise.pipeline.prune import pruning_step
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Inputs, Silent
@@ -38,6 +38,18 @@ def test_with_example_inputs_channels_go_and_the_model_is_left_alone(model: nn.M
     assert unchanged(model, before)
     assert pruned(X).shape == (16, 10)
     assert "of the MACs removed" in pruned.pruning.notes[0]  # type: ignore[union-attr, index]
+
+
+def test_blocks_alone_go_where_that_is_asked_for() -> None:
+    torch.manual_seed(0)
+    x, model = torch.randn(4, 3, 16, 16), resnet_cifar(20).eval()
+    pruned = sizewise.prune_model(model, 0.4, granularity="block", example_inputs=x[:1], calibration=[x])
+    kept = {name: weight.shape for name, weight in pruned.named_parameters()}
+    assert kept.items() <= {name: weight.shape for name, weight in model.named_parameters()}.items(), "what stays is as wide as it was"
+    assert {name.split(".")[0] for name in kept} == {"conv1", "bn1", "layer1", "layer2", "layer3", "linear"}
+    assert 0.5 < static_cost(pruned, Inputs((x[:1],))).macs / static_cost(model, Inputs((x[:1],))).macs <= 0.62
+    with pytest.raises(UnsupportedModel, match="no residual block"):
+        sizewise.prune_model(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), 0.4, granularity="block", example_inputs=x[:1])
 
 
 def test_without_example_inputs_weights_become_zero(model: nn.Module) -> None:
@@ -172,6 +184,7 @@ def test_progress_is_shown_on_stderr_only_when_asked_for(model: nn.Module, capfd
 
 def test_a_step_holds_what_was_asked_for_and_nothing_else() -> None:
     assert pruning_step(0.3) == Step(technique="channel_pruning", settings={"rate": 0.3})
+    assert pruning_step(0.3, granularity="block").settings == {"rate": 0.3, "parts": "blocks"}
     assert pruning_step(granularity="2:4", method="wanda").settings == {"pattern": "2:4", "method": "wanda"}
     asked = pruning_step(0.3, target="params", multiple=1, skip=("head",))
     assert from_json(Step, to_json(asked)) == asked

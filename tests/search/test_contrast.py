@@ -11,6 +11,7 @@ INT8, INT4, DYNAMIC = (
     Step(technique="int8_static", settings={"weight_bits": 4}),
     Step(technique="int8_dynamic"),
 )
+BLOCKS = Step(technique="channel_pruning", settings={"rate": 0.3, "parts": "blocks"})
 RECOVERY = Step(technique="recovery", settings={"epochs": 1})
 
 
@@ -33,6 +34,8 @@ def levers(scale: str, *steps: Step) -> Levers:
         (levers("large", INT8), levers("large", DYNAMIC), ("precision",)),
         (levers("large", prune(0.2), INT8), levers("large", prune(0.5), INT4), ("channel_pruning", "precision")),
         (levers("large", prune(0.2)), levers("large", INT8), ("precision", "channel_pruning")),
+        (levers("large", prune(0.2)), levers("large", BLOCKS, prune(0.2)), ("depth",)),
+        (levers("large"), levers("large", BLOCKS, RECOVERY), ("depth",)),
     ],
 )
 def test_levers_that_differ_are_named(one: Levers, other: Levers, names: tuple[str, ...]) -> None:

@@ -13,7 +13,8 @@ __all__ = ["Scale", "Skip", "command", "read_share"]
 Rate = Annotated[str | None, typer.Option(help="Share that goes, such as 0.5 or 50%; half by default. N:M says it itself.")]
 Scale = Annotated[str | None, typer.Option(help="The candidate that is pruned; the task's reference by default.")]
 Granularity = Annotated[
-    str, typer.Option(help="channel (smaller layers: faster everywhere); or zeros: weight, N:M such as 2:4, blocks such as 4x1.")
+    str,
+    typer.Option(help="channel (smaller layers: faster everywhere), block (fewer layers); or zeros: weight, N:M as 2:4, blocks as 4x1."),
 ]
 Method = Annotated[
     str,

@@ -19,6 +19,7 @@ from sizewise.types import Step
 __all__ = ["prune_model", "pruning_step"]
 
 DEFAULT_RATE = 0.5
+CUTS = ("channel", "block")  # granularities that make layers smaller or fewer
 
 
 def prune_model(
@@ -47,8 +48,9 @@ def prune_model(
         model: any float module; left as it is unless `in_place`.
         pruning_rate: share that goes, in (0, 1): of the whole model's MACs, parameters or latency for channels, of the
             weights of linear layers and convolutions otherwise. N:M says the share itself.
-        granularity: "channel"; or "weight", "N:M" such as "2:4", "RxC" such as "4x1" for zeros. By default "channel" with
-            example inputs and "weight" without.
+        granularity: "channel", which leaves out whole residual blocks too where that loses less, or "block", which leaves out nothing
+            else; or "weight", "N:M" such as "2:4", "RxC" such as "4x1" for zeros. By default "channel" with example inputs and
+            "weight" without.
         example_inputs: one tensor, a tuple of positional inputs, or a dict of keyword inputs.
         calibration: a loader of inputs, as a task's; no method but "fisher" looks at targets in it.
         method: of choosing channels: "surgeon", "fisher" (which looks at class labels where calibration data have them) or
@@ -77,7 +79,7 @@ def prune_model(
     rate = None if pruning_rate == DEFAULT_RATE else pruning_rate
     step = pruning_step(rate, granularity=chosen, method=method, target=None if target == "macs" else target, multiple=multiple, skip=skip)
     technique = make_technique(step.technique, step.settings)
-    if chosen == "channel" and example_inputs is None:
+    if chosen in CUTS and example_inputs is None:
         raise UsageError("channels cannot be followed without example inputs", where="prune_model", wanted="example_inputs=...")
     context = make_context(model, example_inputs, calibration, runtime, seed, timed=target.endswith("latency"), needs_example=False)
     pruned, change = run_shown(technique, model, context, progress, "pruning")
@@ -105,7 +107,7 @@ def pruning_step(
 
     Args:
         rate: share that goes; half by default, and what the pattern says for N:M.
-        granularity: "channel", "weight", "N:M" such as "2:4", or "RxC" such as "4x1".
+        granularity: "channel", "block", "weight", "N:M" such as "2:4", or "RxC" such as "4x1".
         method: of choosing what goes.
         target: what the rate counts when channels go; MACs by default.
         multiple: of which channel counts are.
@@ -117,8 +119,13 @@ def pruning_step(
     """
     left = {"skip": list(skip)} if skip else {}
     share = DEFAULT_RATE if rate is None else rate
-    if granularity == "channel":
-        asked = {"target": target, "multiple": multiple, "method": None if method == "auto" else method}
+    if granularity in CUTS:
+        asked = {
+            "parts": "blocks" if granularity == "block" else None,
+            "target": target,
+            "multiple": multiple,
+            "method": None if method == "auto" else method,
+        }
         given = {name: value for name, value in asked.items() if value is not None}
         return Step(technique="channel_pruning", settings={"rate": share, **given, **left})
     for name, value in (("target", target), ("multiple", multiple)):
@@ -133,7 +140,7 @@ def pruning_step(
 def _rate_setting(granularity: str, rate: float | None, share: float) -> dict[str, float]:
     """The rate of weights; nothing for N:M, which fixes it."""
     if not re.fullmatch(r"weight|\d+[:x]\d+", granularity):
-        raise UnknownName("granularity", granularity, ("channel", "weight", "N:M such as 2:4", "RxC such as 4x1"))
+        raise UnknownName("granularity", granularity, (*CUTS, "weight", "N:M such as 2:4", "RxC such as 4x1"))
     pattern = parse_pattern(granularity, share)
     if pattern.kept is None:
         return {"rate": share}

@@ -8,7 +8,7 @@ from sizewise.types import Plan, Step
 
 __all__ = ["RESOLUTION", "SCALE", "Levers", "Setting", "change", "difference", "levers_of", "milder"]
 
-SCALE, RESOLUTION = "scale", "resolution"
+SCALE, RESOLUTION, DEPTH = "scale", "resolution", "depth"
 PRECISION = {"int8_static": "precision", "int8_dynamic": "precision", "weight_only": "precision"}  # one excludes the others
 
 
@@ -43,7 +43,7 @@ def levers_of(plan: Plan, scales: Collection[str]) -> Levers:
     if resized:
         found[RESOLUTION] = Setting(f"resolution {size}")
     for step in plan.steps:
-        name = PRECISION.get(step.technique, step.technique)
+        name = DEPTH if step.settings.get("parts") == "blocks" else PRECISION.get(step.technique, step.technique)
         while name in found:  # a plan may name a technique twice
             name += " again"
         found[name] = _setting(step)
@@ -61,9 +61,9 @@ def difference(one: Levers, other: Levers) -> tuple[str, ...]:
     Training that heals what was shrunk is no lever of its own where one of the two shrinks nothing.
     """
     names = [name for name in dict.fromkeys((*other, *one)) if other.get(name) != one.get(name)]
-    if HEALER in names and any(name in HEALED for name in names):
+    if HEALER in names and any(name in (*HEALED, DEPTH) for name in names):
         bare = one if HEALER not in one else other
-        if HEALER not in bare and not any(name in HEALED for name in bare):
+        if HEALER not in bare and not any(name in (*HEALED, DEPTH) for name in bare):
             names.remove(HEALER)
     return tuple(names)
 

@@ -44,6 +44,7 @@ __all__ = ["TECHNIQUE", "ChannelPruning"]
 
 Target = Literal["macs", "params", "latency", "int8_latency"]
 Method = Literal["auto", "surgeon", "magnitude", "fisher"]
+Parts = Literal["all", "blocks", "channels"]
 _WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency", "int8_latency": "latency in integers"}
 TIMED = ("latency", "int8_latency")
 EXAMPLES = 512  # of the calibration data that are used
@@ -65,10 +66,10 @@ class ChannelPruning:
         method: of ordering the channels of a group: "surgeon" by what the layers that read them lose when the others take
             over; "fisher" by squared gradients (of the loss where calibration data have class labels, else of the outputs);
             "magnitude" by weights; "auto" is the surgeon, and magnitude without data.
-        blocks: whether whole residual blocks may go.
+        parts: what goes: "channels", whole residual "blocks", or "all", whichever loses least.
 
     Raises:
-        UsageError: a rate outside (0, 1), a negative multiple, an unknown target or method.
+        UsageError: a rate outside (0, 1), a negative multiple, an unknown target, method or part.
     """
 
     rate: float = 0.5
@@ -76,7 +77,7 @@ class ChannelPruning:
     multiple: int = 0
     skip: tuple[str, ...] = ()
     method: Method = "auto"
-    blocks: bool = True
+    parts: Parts = "all"
 
     needs: ClassVar[Trait] = Trait.FLOAT | Trait.MODULE
     removes: ClassVar[Trait] = Trait.NONE
@@ -87,10 +88,10 @@ class ChannelPruning:
             raise UsageError("rate must be more than 0 and less than 1", where="channel_pruning", got=str(self.rate))
         if self.multiple < 0:
             raise UsageError("channels come in multiples of at least 1", where="channel_pruning", got=str(self.multiple))
-        if self.target not in get_args(Target):
-            raise UsageError("unknown target", where="channel_pruning", got=repr(self.target), wanted=" or ".join(get_args(Target)))
-        if self.method not in get_args(Method):
-            raise UsageError("unknown method", where="channel_pruning", got=repr(self.method), wanted=" or ".join(get_args(Method)))
+        for name, kinds in (("target", Target), ("method", Method), ("parts", Parts)):
+            if getattr(self, name) not in get_args(kinds):
+                got, wanted = repr(getattr(self, name)), " or ".join(get_args(kinds))
+                raise UsageError(f"unknown {name}", where="channel_pruning", got=got, wanted=wanted)
 
     def requires(self, model: nn.Module, context: Context) -> None:
         """Parameters, a timer where the latency counts, and data where the method looks at them.
@@ -150,12 +151,13 @@ class ChannelPruning:
     def _groups(self, model: nn.Module, traced: Traced, context: Context) -> tuple[tuple[Group, ...], tuple[Skip, ...]]:
         """What may go, and what may not with the reasons."""
         context.progress.working("following channels")
-        groups, skipped = channel_groups(model, context.example)
-        blocks = residual_blocks(model, traced.program, context.example) if self.blocks else ()
+        groups, skipped = channel_groups(model, context.example) if self.parts != "blocks" else ((), ())
+        blocks = residual_blocks(model, traced.program, context.example) if self.parts != "channels" else ()
         found, left = _without((*groups, *blocks), self.skip)
         if not found:
-            reasons = "; ".join(f"{s.what}: {s.reason}" for s in (*skipped, *left)[:3])
-            raise UnsupportedModel("no group of channels can be cut", where="channel_pruning", got=reasons)
+            what = "no residual block can be left out" if self.parts == "blocks" else "no group of channels can be cut"
+            reasons = "; ".join(f"{s.what}: {s.reason}" for s in (*skipped, *left)[:3]) or None
+            raise UnsupportedModel(what, where="channel_pruning", got=reasons)
         return found, (*skipped, *left)
 
     def _scores(self, model: nn.Module, groups: Sequence[Group], context: Context) -> list[torch.Tensor] | None:
