@@ -18,7 +18,7 @@ from sizewise.data.outputs import OutputChange
 from sizewise.errors import PreconditionError
 from sizewise.graph.equalization import equalize, links
 from sizewise.graph.observers import mode
-from sizewise.graph.prepared import Prepared, collect_graphs, convert, prepare
+from sizewise.graph.prepared import Prepared, collect_graphs, prepare, rough
 from sizewise.graph.round_layers import pack_weights, round_layers, weight_sizes
 from sizewise.graph.trace import eval_copy
 from sizewise.protocols import Context, Inputs
@@ -130,11 +130,8 @@ class Calibration:
         return min(fitted, best, key=lambda one: one.error)
 
     def rough(self, skip: tuple[str, ...]) -> nn.Module:
-        """The converted graph with ranges of one batch and nothing fitted: as fast as any other with the same layers in float."""
-        prepared = prepare(self.graph, self.scheme, skip)
-        prepared.watch((self.fitting or self.judged)[:1])
-        prepared.set_ranges("minmax")
-        return convert(prepared)
+        """The converted graph with ranges of one batch and nothing fitted; see `graph.prepared.rough`."""
+        return rough(self.graph, self.scheme, (self.fitting or self.judged)[:1], skip)
 
     def error(self, prepared: Prepared) -> float:
         """Of the outputs, with all integers simulated."""

@@ -4,13 +4,13 @@ import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sizewise.graph.surgery import WHOLE, cut, zero_indices
+from sizewise.graph.trace import noise
 from sizewise.protocols import Inputs
 from sizewise.types import Skip
 
@@ -85,21 +85,21 @@ def sound_groups(model: nn.Module, example: Inputs, groups: Sequence[Group]) -> 
     inputs. All groups are tried at once; where that fails, halves of them are, down to each alone, and those that pass alone
     must pass together. Costs a few copies of the model and forward passes.
     """
-    model, noise = _without_constants(model), _noise(example)
-    kept = _sound(model, noise, groups)
-    while len(kept) > 1 and not _is_sound(model, noise, kept):  # pairs that harm each other: the last goes
+    model, probe = _without_constants(model), noise(example)
+    kept = _sound(model, probe, groups)
+    while len(kept) > 1 and not _is_sound(model, probe, kept):  # pairs that harm each other: the last goes
         kept = kept[:-1]
     reason = "cutting it changes more than its channels: the code around it depends on their order or number"
     return tuple(kept), tuple(Skip(what=group.name, reason=reason) for group in groups if group not in kept)
 
 
-def _sound(model: nn.Module, noise: Inputs, groups: Sequence[Group]) -> list[Group]:
-    if not groups or _is_sound(model, noise, groups):
+def _sound(model: nn.Module, probe: Inputs, groups: Sequence[Group]) -> list[Group]:
+    if not groups or _is_sound(model, probe, groups):
         return list(groups)
     if len(groups) == 1:
         return []
     half = len(groups) // 2
-    return _sound(model, noise, groups[:half]) + _sound(model, noise, groups[half:])
+    return _sound(model, probe, groups[:half]) + _sound(model, probe, groups[half:])
 
 
 def _is_sound(model: nn.Module, example: Inputs, groups: Sequence[Group]) -> bool:
@@ -150,16 +150,3 @@ def _without_constants(model: nn.Module) -> nn.Module:
 
 def _is_constant(parameter: Tensor) -> bool:
     return parameter.is_floating_point() and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())
-
-
-def _noise(example: Inputs) -> Inputs:
-    """Random numbers in place of floating-point inputs: an example of zeros would prove nothing."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return torch.randn(leaf.shape, generator=generator).to(leaf)
-        return leaf
-
-    args, kwargs = pytree.tree_map(random, (example.args, dict(example.kwargs or {})))
-    return Inputs(args, kwargs)

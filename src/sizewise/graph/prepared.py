@@ -20,7 +20,7 @@ from sizewise.graph.trace import Traced, eval_copy, quiet
 from sizewise.protocols import Inputs
 from sizewise.types import Scheme, Skip
 
-__all__ = ["Prepared", "collect_graphs", "convert", "folded", "prepare"]
+__all__ = ["Prepared", "collect_graphs", "convert", "folded", "prepare", "rough"]
 
 LARGE_BYTES = 2e7  # of parameters: less is not worth half a second of looking through everything that Python holds
 
@@ -128,6 +128,22 @@ def convert(prepared: Prepared) -> nn.Module:
     _forget()
     _drop_unused(converted)
     return converted
+
+
+def rough(graph: GraphModule, scheme: Scheme, batches: Sequence[Inputs], skip: Collection[str] = ()) -> nn.Module:
+    """The converted graph with the ranges of a few inputs and nothing fitted: as fast as any other with the same layers in float.
+
+    Args:
+        graph, scheme, skip: as for `prepare`.
+        batches: that ranges are told from.
+
+    Raises:
+        PreconditionError: activations that are not finite.
+    """
+    prepared = prepare(graph, scheme, skip)
+    prepared.watch(batches)
+    prepared.set_ranges("minmax")
+    return convert(prepared)
 
 
 def collect_graphs(like: nn.Module) -> None:

@@ -18,7 +18,7 @@ from sizewise.errors import UnsupportedModel
 from sizewise.graph.recurrent import recurrent_shapes
 from sizewise.protocols import Inputs
 
-__all__ = ["Traced", "eval_copy", "export_static", "is_graph", "part_from", "quiet", "tensors_in", "trace"]
+__all__ = ["Traced", "eval_copy", "export_static", "is_graph", "noise", "part_from", "quiet", "tensors_in", "trace"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -188,3 +188,16 @@ def _by_parameter(model: nn.Module, shapes: tuple[Any, Any]) -> Any:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def noise(example: Inputs) -> Inputs:
+    """Random numbers in place of floating-point inputs: an example of zeros would prove nothing, and tell no ranges."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return torch.randn(leaf.shape, generator=generator).to(leaf)
+        return leaf
+
+    args, kwargs = pytree.tree_map(random, (example.args, dict(example.kwargs or {})))
+    return Inputs(args, kwargs)

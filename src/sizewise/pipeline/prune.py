@@ -14,7 +14,7 @@ from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.front import make_context, restore_gradients, run_shown
 from sizewise.pipeline.saving import remember
 from sizewise.protocols import Progress, Runtime
-from sizewise.types import Step
+from sizewise.types import TIMED_TARGETS, Step
 
 __all__ = ["prune_model", "pruning_step"]
 
@@ -81,7 +81,7 @@ def prune_model(
     technique = make_technique(step.technique, step.settings)
     if chosen in CUTS and example_inputs is None:
         raise UsageError("channels cannot be followed without example inputs", where="prune_model", wanted="example_inputs=...")
-    context = make_context(model, example_inputs, calibration, runtime, seed, timed=target.endswith("latency"), needs_example=False)
+    context = make_context(model, example_inputs, calibration, runtime, seed, timed=target in TIMED_TARGETS, needs_example=False)
     pruned, change = run_shown(technique, model, context, progress, "pruning")
     restore_gradients(model, pruned)
     done = replace(step, record=change.record)

@@ -3,13 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from sizewise.graph.trace import trace
+from sizewise.graph.trace import noise, trace
 from sizewise.protocols import Inputs, Timer
 from sizewise.types import Cost, LayerShape, Scheme
 
@@ -61,22 +58,6 @@ class IntegerTimer:
         return lambda other: share(self._quantized(other, example))
 
     def _quantized(self, model: nn.Module, example: Inputs) -> nn.Module:
-        from sizewise.graph.prepared import convert, folded, prepare
+        from sizewise.graph.prepared import folded, rough
 
-        prepared = prepare(folded(trace(model, example)), self._scheme)
-        prepared.watch([_varied(example)])  # zeros would tell no ranges
-        prepared.set_ranges("minmax")
-        return convert(prepared)
-
-
-def _varied(example: Inputs) -> Inputs:
-    """Inputs of the same shapes, normal where they are real."""
-    generator = torch.Generator().manual_seed(0)
-
-    def varied(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-            return leaf
-        return torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)
-
-    args, kwargs = pytree.tree_map(varied, (example.args, dict(example.kwargs or {})))
-    return Inputs(args, kwargs)
+        return rough(folded(trace(model, example)), self._scheme, [noise(example)])

@@ -8,7 +8,7 @@ soon as one is left, plans with that one.
 
 from collections.abc import Collection, Mapping
 
-from sizewise.search.space import OFF, Point, Space
+from sizewise.search.space import Point, Space
 from sizewise.types import Candidate
 
 __all__ = ["Parts", "impossible", "uses"]
@@ -44,15 +44,7 @@ def impossible(space: Space, done: Mapping[Point, Candidate]) -> list[Parts]:
 
 def uses(space: Space, point: Point, parts: Collection[Part]) -> bool:
     """Whether a plan has all the parts, each at least as strongly."""
-    return all(_uses(space, point, part) for part in parts)
-
-
-def _uses(space: Space, point: Point, part: Part) -> bool:
-    scale, at, name = part
-    if point.scale != scale or point.levels[at] == OFF:
-        return False
-    lever = space.levers(scale)[at]
-    return lever.level(point.levels[at]).strength >= lever.level(name).strength if lever.ordered else point.levels[at] == name
+    return all(_milder(space, part, (point.scale, part[1], point.levels[part[1]])) for part in parts)
 
 
 def _blame(space: Space, part: Part, blamed: Mapping[Part, float]) -> float:
@@ -61,6 +53,7 @@ def _blame(space: Space, part: Part, blamed: Mapping[Part, float]) -> float:
 
 
 def _milder(space: Space, part: Part, than: Part) -> bool:
+    """Whether it is the same lever of the same scale, at the same level or less."""
     if part[:2] != than[:2]:
         return False
     lever = space.levers(part[0])[part[1]]
@@ -70,7 +63,7 @@ def _milder(space: Space, part: Part, than: Part) -> bool:
 def _suspects(space: Space, point: Point, fine: Collection[Point]) -> Parts:
     """What no other plan shows to work; all parts where every one works elsewhere."""
     parts = [(point.scale, at, level.name) for at, level in enumerate(space.levels(point)) if level.step is not None]
-    return frozenset([part for part in parts if not any(_uses(space, other, part) for other in fine)] or parts)
+    return frozenset([part for part in parts if not any(uses(space, other, [part]) for other in fine)] or parts)
 
 
 def _culprit(space: Space, point: Point, candidate: Candidate) -> Part | None:

@@ -9,6 +9,7 @@ from sizewise.types import Plan, Step
 __all__ = ["RESOLUTION", "SCALE", "Levers", "Setting", "change", "difference", "levers_of", "milder"]
 
 SCALE, RESOLUTION, DEPTH = "scale", "resolution", "depth"
+SHRINKING = (*HEALED, DEPTH)  # names of the levers that training heals
 PRECISION = {"int8_static": "precision", "int8_dynamic": "precision", "weight_only": "precision"}  # one excludes the others
 
 
@@ -61,9 +62,9 @@ def difference(one: Levers, other: Levers) -> tuple[str, ...]:
     Training that heals what was shrunk is no lever of its own where one of the two shrinks nothing.
     """
     names = [name for name in dict.fromkeys((*other, *one)) if other.get(name) != one.get(name)]
-    if HEALER in names and any(name in (*HEALED, DEPTH) for name in names):
+    if HEALER in names and any(name in SHRINKING for name in names):
         bare = one if HEALER not in one else other
-        if HEALER not in bare and not any(name in (*HEALED, DEPTH) for name in bare):
+        if HEALER not in bare and not any(name in SHRINKING for name in bare):
             names.remove(HEALER)
     return tuple(names)
 

@@ -67,12 +67,12 @@ def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     it alone has, the surest of those is taken that are rather proved than not.
     """
     fitting = [c for c in candidates if c.measured and not budget.violations(c.measured)]
-    safe = [c for c in fitting if has_margin(c)]
-    gaining = [c for c in safe if not _is_reference(c)]
-    likely = [c for c in fitting if safe and not gaining and (c.proof_chance or 0.0) >= LIKELY and not _is_reference(c)]
-    if likely:
-        return max(likely, key=lambda c: (c.proof_chance or 0.0, *(-value for value in rank_key(c, budget)), c.id))
-    return min(gaining or safe or fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
+    shrunk = [c for c in fitting if not _is_reference(c)]
+    safe, sure = ([c for c in found if has_margin(c)] for found in (fitting, shrunk))
+    if safe and not sure:
+        likely = [c for c in shrunk if (c.proof_chance or 0.0) >= LIKELY]
+        sure = [c for c in likely if c.proof_chance == max(other.proof_chance or 0.0 for other in likely)]
+    return min(sure or safe or fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
 
 
 def _is_reference(candidate: Candidate) -> bool:
@@ -81,9 +81,9 @@ def _is_reference(candidate: Candidate) -> bool:
     found = candidate.measured.quality
     if candidate.plan.steps or found.drop is None:
         return False
-    return (
-        sum(found.flips) <= SAME * found.drop.n if found.flips is not None else abs(found.drop.value) <= ROUNDING * abs(found.score.value)
-    )
+    if found.flips is not None:
+        return sum(found.flips) <= SAME * found.drop.n
+    return abs(found.drop.value) <= ROUNDING * abs(found.score.value)
 
 
 def nearest(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sizewise.search.space import OFF, Belief, Level, Lever
-from sizewise.types import Step
+from sizewise.types import TIMED_TARGETS, Step
 
 __all__ = ["LOW_RANK_RATES", "PRECISIONS", "low_rank_lever", "precision_lever", "pruning_lever", "recovery_lever"]
 
@@ -15,7 +15,6 @@ PRUNING_RATES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.6
 LOW_RANK_RATES = (0.2, 0.4)
 REPAIRS = {"mixed": "int8"}  # precisions that are of use where another loses too much
 USUAL = {"channel_pruning": "macs", "low_rank": "params"}  # what a rate counts where a plan does not say it
-TIMED = ("latency", "int8_latency")
 SPREAD = 0.6  # of what a rate is thought to cost, as its standard deviation
 WORSE = 2.0  # times as much as pruning to the same rate loses, low rank factors of convolutions do
 FLOOR = 0.1  # points that every step may cost, whatever its rate
@@ -54,7 +53,7 @@ def low_rank_lever(target: str, *, recovers: bool, rates: Sequence[float] = LOW_
 
 def _shrinking(name: str, technique: str, rates: Sequence[float], target: str, recovers: bool, *, exponent: float, harm: float) -> Lever:
     """Off, or a technique at rising rates; where they do not count the latency itself, it goes by what is left to the exponent."""
-    power = 1.0 if target in TIMED else exponent
+    power = 1.0 if target in TIMED_TARGETS else exponent
     levels = [_shrunk(technique, rate, target, power, harm * (0.5 if recovers else 1.0)) for rate in rates]
     return Lever(name=name, levels=(Level(name=OFF), *levels), ordered=True, shrinks=True)
 
@@ -64,7 +63,7 @@ def _shrunk(technique: str, rate: float, target: str, exponent: float, harm: flo
     kept = -math.log(1 - rate)
     lost = harm * (rate / (1 - rate)) ** 2
     belief = Belief(
-        latency=(-exponent * kept, 0.05 + (0.1 if target in TIMED else 0.4) * kept),
+        latency=(-exponent * kept, 0.05 + (0.1 if target in TIMED_TARGETS else 0.4) * kept),
         size=(-0.8 * kept, 0.05 + 0.4 * kept),
         loss=(lost, SPREAD * lost + FLOOR),
     )

@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from sizewise.search.blame import impossible, uses
 from sizewise.search.frontier import best, has_margin
-from sizewise.search.promise import Goal, Promise, observed_figures, promise
+from sizewise.search.promise import Goal, Promise, observed_figures, observed_loss, promise
 from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
 from sizewise.search.space import Point, Space, harsher
 from sizewise.search.study import Study
@@ -87,7 +87,6 @@ class Planner:
             point = space.find(candidate.plan)
             if point is not None:
                 self._done[point] = candidate
-        self._pace = self._usual_pace()
         figures = {point: found for point, candidate in self._done.items() if (found := self._figures(candidate)) is not None}
         study.resume(self._done, figures)
         forecast = self.forecast()
@@ -169,7 +168,6 @@ class Planner:
         """What became of a plan."""
         self._under_way.discard(proposal.point)
         self._done[proposal.point] = candidate
-        self._pace = self._usual_pace()
         figures = self._figures(candidate)
         self.study.tell(proposal.trial, candidate, figures, self._excesses(figures) if figures is not None else {})
 
@@ -221,7 +219,7 @@ class Planner:
         """Whether nothing is to be gained by losing less."""
         if candidate.measured is None or not self.goal.by_cost:
             return candidate.status == "beaten"
-        loss = observed_figures(candidate.measured, self._reference, self._pace)[-1]
+        loss = observed_loss(candidate.measured, self._reference)
         return loss <= self.goal.limits[-1] and (candidate.proof_chance is None or has_margin(candidate))
 
     def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
@@ -248,7 +246,7 @@ class Planner:
 
     def _safe_loss(self, scale: str) -> float:
         rows = [
-            (observed_figures(c.measured, self._reference, self._pace)[-1], has_margin(c))
+            (observed_loss(c.measured, self._reference), has_margin(c))
             for point, c in self._done.items()
             if c.measured is not None and c.proof_chance is not None and point.scale == scale
         ]
@@ -298,7 +296,8 @@ class Planner:
     def _figures(self, candidate: Candidate) -> tuple[float, ...] | None:
         return observed_figures(candidate.measured, self._reference, self._pace) if candidate.measured is not None else None
 
-    def _usual_pace(self) -> float:
+    @property
+    def _pace(self) -> float:
         """Seconds that the reference takes, as a median over all files that it was timed beside; 1 before there is any."""
         every = [c.measured or c.partly for c in self._done.values()]
         return float(np.median([m.latency.value / m.latency_ratio for m in every if m is not None] or [1.0]))

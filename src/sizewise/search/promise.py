@@ -18,7 +18,7 @@ from sizewise.search.frontier import largest_drops
 from sizewise.search.proxy import FIGURES, Forecast, Observation
 from sizewise.types import Budget, Measurement
 
-__all__ = ["Goal", "Promise", "goal_of", "observed_figures", "promise"]
+__all__ = ["Goal", "Promise", "goal_of", "observed_figures", "observed_loss", "promise"]
 
 LEAST_CHANCE = 0.05  # of being the best that fits, below which a plan is not tried
 CHEAPER = 0.02  # of the cost: what is no gain
@@ -84,10 +84,16 @@ def observed_figures(measured: Measurement, reference: float, pace: float) -> tu
         pace: seconds that the reference usually takes here. Machines are now faster and now slower by half, so a file's latency is
             told by its share of the reference's, which was timed beside it.
     """
+    latency, memory = pace * measured.latency_ratio, max(measured.memory.value, 1.0)
+    return latency, float(measured.size_bytes), memory, observed_loss(measured, reference)
+
+
+def observed_loss(measured: Measurement, reference: float) -> float:
+    """Of quality, in the metric's unit, against the reference, whose score counts where the measurement does not say its drop."""
+    if measured.quality.drop is not None:
+        return measured.quality.drop.value
     sign = 1 if measured.quality.higher_is_better else -1
-    drop = measured.quality.drop
-    loss = drop.value if drop is not None else sign * (reference - measured.quality.score.value)
-    return pace * measured.latency_ratio, float(measured.size_bytes), max(measured.memory.value, 1.0), loss
+    return sign * (reference - measured.quality.score.value)
 
 
 def promise(

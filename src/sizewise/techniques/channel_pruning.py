@@ -38,7 +38,7 @@ from sizewise.profile.integer_timer import IntegerTimer
 from sizewise.profile.latency_target import Choice, counts_for_latency, not_timed
 from sizewise.profile.static import static_cost
 from sizewise.protocols import Context, Inputs, Timer, Trait
-from sizewise.types import Change, Cost, Skip
+from sizewise.types import TIMED_TARGETS, Change, Cost, Skip
 
 __all__ = ["TECHNIQUE", "ChannelPruning"]
 
@@ -46,7 +46,6 @@ Target = Literal["macs", "params", "latency", "int8_latency"]
 Method = Literal["auto", "surgeon", "magnitude", "fisher"]
 Parts = Literal["all", "blocks", "channels"]
 _WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency", "int8_latency": "latency in integers"}
-TIMED = ("latency", "int8_latency")
 EXAMPLES = 512  # of the calibration data that are used
 FIT_BYTES = 4e9  # of activations while layers are fitted: those of 200 photos in EfficientNet-Lite0
 SHORT = 0.02  # of the rate that may be missed
@@ -102,7 +101,7 @@ class ChannelPruning:
             UnknownName: `skip` names what the model does not have.
         """
         check_skip(model, self.skip, "channel_pruning")
-        if self.target in TIMED and context.timer is None:
+        if self.target in TIMED_TARGETS and context.timer is None:
             raise not_timed("channel_pruning", "macs")
         if self.target == "int8_latency" and context.scheme is None:
             got = "a runtime without integer kernels"
@@ -142,7 +141,7 @@ class ChannelPruning:
         if change is not None:
             reestimate_if_nearer(model, batches, change)
         left = _left(groups, choice)
-        reached = choice.reached if self.target in TIMED else self._removed(profile, static_cost(model, context.example))
+        reached = choice.reached if self.target in TIMED_TARGETS else self._removed(profile, static_cost(model, context.example))
         more = f": channels go in steps, the one below takes less than {100 * self.rate:g} %" if reached > self.rate + SHORT else ""
         notes = (f"{100 * reached:.1f} % of the {_WORDS[self.target]} removed{more}", *_blocks_note(kept), fitted)
         record = {"kept": kept, "reached": reached}
@@ -174,7 +173,7 @@ class ChannelPruning:
         """Channels to remove from every group, and the share of the target that goes with them."""
         losses = [loss.losses for loss in found]
         liked = self.multiple or context.channel_multiple
-        if self.target in TIMED:
+        if self.target in TIMED_TARGETS:
             return counts_for_latency(
                 model,
                 groups,

@@ -9,11 +9,12 @@ from sizewise.types.codec import from_json, to_json
 from sizewise.types.costs import Cost, LayerCost, LayerKind, LayerShape, ModelProfile
 from sizewise.types.figures import Executed, How, Interval, Measurement, Parity, Quality
 from sizewise.types.places import Device, Rates, Scheme
-from sizewise.types.plans import Artefact, Change, Contribution, Plan, Skip, Step, Trait
+from sizewise.types.plans import TIMED_TARGETS, Artefact, Change, Contribution, Plan, Skip, Step, Trait
 from sizewise.types.records import Explanation, Gain, Neighbour, ProfileRecord, RunRecord, SearchRecord, Why
 from sizewise.types.verdicts import Judgement, LimitVerdict, Relaxation, Verdict
 
 __all__ = [
+    "TIMED_TARGETS",
     "Artefact",
     "Budget",
     "Candidate",

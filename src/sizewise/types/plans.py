@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from enum import Flag, auto
 from typing import Any, Literal
 
-__all__ = ["Artefact", "Change", "Contribution", "Plan", "Skip", "Step", "Trait"]
+__all__ = ["TIMED_TARGETS", "Artefact", "Change", "Contribution", "Plan", "Skip", "Step", "Trait"]
+
+TIMED_TARGETS = ("latency", "int8_latency")  # what a rate may count that only a clock tells
 
 
 @dataclass(frozen=True, kw_only=True)
