@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import sizewise
+from sizewise.pipeline.searching import expected_seconds
 from sizewise.protocols import Inputs
 from sizewise.search.storage import sqlite_url
 from sizewise.testing import NullRuntime, TinyConv, tiny_task
-from sizewise.types import RunRecord, from_json, to_json
+from sizewise.types import Candidate, Plan, RunRecord, Step, from_json, to_json
 
 WHOLE = sizewise.Budget(latency="10 s", size="1 MB", memory="1 GB", max_drop="30 %")
 
@@ -281,6 +282,32 @@ def test_a_time_limit_leaves_the_rest_untried_and_resume_does_it(tmp_path: Path,
     assert any("time limit" in warning for warning in short.record.warnings)
     rest = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, resume=True)
     assert not [c for c in rest.record.candidates if c.status == "untried"]
+
+
+def test_how_long_a_trial_takes_is_told_by_its_like_and_by_the_length_of_its_training() -> None:
+    def tried(seconds: float, scale: str, *steps: Step) -> Candidate:
+        plan = Plan(scale=scale, steps=steps)
+        return Candidate(id=plan.id, plan=plan, status="measured", seconds=seconds)
+
+    pruned, int8 = Step(technique="channel_pruning", settings={"rate": 0.5}), Step(technique="int8_static")
+    brief, whole = (Step(technique="recovery", settings={"epochs": epochs}) for epochs in (0.5, 2))
+    done = [tried(10, "a", int8), tried(100, "a", pruned, brief, int8), tried(30, "b", pruned, brief, int8)]
+    harder = Step(technique="channel_pruning", settings={"rate": 0.6})
+    assert expected_seconds(done, Plan(scale="a", steps=(harder, brief, int8))) == 100
+    assert expected_seconds(done, Plan(scale="a", steps=(harder, whole, int8))) == 400
+    assert expected_seconds(done, Plan(scale="c", steps=(harder, brief, int8))) == 65, "another scale's, where its own are unknown"
+    assert expected_seconds(done, Plan(scale="a", steps=(harder, int8))) == 0, "nothing like it was tried"
+
+
+def test_no_trial_is_begun_that_will_not_be_done_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sizewise.pipeline.searching.expected_seconds", lambda done, plan: 7200.0 if len(plan.steps) > 1 else 1.0)
+    found = sizewise.fit(tiny_task(32), sizewise.Budget(max_drop="90 %"), NullRuntime(), out=tmp_path / "out", time_limit="1 h")
+    tried = [c.plan for c in found.record.candidates if c.status not in ("untried", "stopped")]
+    assert max(len(plan.steps) for plan in tried) == 1
+    untried = [c for c in found.record.candidates if c.status == "untried"]
+    assert any(len(c.plan.steps) > 1 for c in untried)
+    assert found.record.search is not None
+    assert found.record.search.ended == "time"
 
 
 def test_untrained_candidates_are_trained_the_same_way_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

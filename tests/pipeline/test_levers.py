@@ -1,5 +1,6 @@
 """Which levers a scale has: by what it computes, the runtime, the data and the budget."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,9 +51,12 @@ class Plain(NullRuntime):
     scheme: ClassVar[Scheme | None] = None
 
 
-def space(tmp_path: Path, budget: Budget, *, runtime: Any = None, recovery: Step | None = None, **models: nn.Module) -> Space:
+def space(
+    tmp_path: Path, budget: Budget, *, runtime: Any = None, recovery: Step | None = None, train: Any = None, **models: nn.Module
+) -> Space:
     base = tiny_task(32)
-    task = sizewise.Task(models or base.models, base.example, calibration=base.calibration, validation=base.validation)
+    train = base.calibration if train is None else train
+    task = sizewise.Task(models or base.models, base.example, train=train, calibration=base.calibration, validation=base.validation)
     setup: Setup = make_setup(task, budget, runtime or NullRuntime(), load_device("local"), Store(tmp_path, resume=True), 0, Silent(), None)
     prepared: dict[str, Prepared] = prepare_scales(setup)
     return make_space(setup, prepared, next(iter(prepared)), recovery)
@@ -119,6 +123,42 @@ def test_smaller_scales_of_the_same_outputs_may_learn_from_the_reference(tmp_pat
     assert taught in steps(found, "small")
     assert taught not in steps(found, "large")
     assert taught not in steps(found, "other"), "its outputs have another shape"
+
+
+class Rows:
+    """Batches, of which a loader tells the number."""
+
+    def __init__(self, labels: Any, count: int = 4) -> None:
+        self.labels, self.count = labels, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        inputs = tiny_task(32).example.args[0]
+        yield from [inputs if self.labels is None else (inputs, self.labels)] * self.count
+
+
+def recoveries(found: Space, scale: str) -> list[dict[str, Any]]:
+    return [dict(step.settings) for step in steps(found, scale) if step.technique == "recovery"]
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([0.5]), torch.tensor([1])])
+def test_targets_are_learned_where_they_are_labels_of_the_outputs(labels: Tensor | None, tmp_path: Path) -> None:
+    found = recoveries(space(tmp_path, Budget(max_drop="1 %"), recovery=RECOVERY, train=Rows(labels)), "large")
+    alone = {"epochs": 1}
+    assert found == ([alone] if labels is None or labels.is_floating_point() else [{**alone, "labels": 10.0, "features": 0.0}, alone])
+
+
+def test_long_trainings_are_tried_for_a_part_of_their_time_first(tmp_path: Path) -> None:
+    budget = Budget(max_drop="1 %")
+    found = space(tmp_path, budget, recovery=RECOVERY, train=Rows(None, count=4 * levers.BRIEF_STEPS))
+    assert recoveries(found, "large") == [{"epochs": 0.25}, {"epochs": 1}]
+    (lever,) = [lever for lever in found.levers("large") if lever.heals]
+    assert [level.repairs for level in lever.levels] == [None, None, "source"], "only where the short one was too little"
+    timed = replace(RECOVERY, settings={"seconds": 4 * levers.BRIEF_S})
+    found = space(tmp_path, budget, recovery=timed, train=Rows(None))
+    assert recoveries(found, "large") == [{"seconds": levers.BRIEF_S}, {"seconds": 4 * levers.BRIEF_S}]
 
 
 def test_a_trial_lets_the_reference_teach(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def small_space(scales: tuple[str, ...] = ("large", "small")) -> Space:
     own = (
         pruning_lever("macs", recovers=False),
         low_rank_lever("params", recovers=False),
-        recovery_lever(None, []),
+        recovery_lever({}),
         precision_lever(STEPS),
     )
     return Space(dict.fromkeys(scales, own), TRAITS, seed=0)

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from tests.search.spaces import BASES, REFERENCE, goal, measured, partly, small_space
+from tests.search.spaces import BASES, REFERENCE, TRAITS, goal, measured, partly, small_space
 
 from sizewise.errors import UsageError
 from sizewise.search.frontier import best
+from sizewise.search.levers import precision_lever, pruning_lever, recovery_lever
 from sizewise.search.planner import Planner
-from sizewise.search.space import Point
+from sizewise.search.space import Point, Space
 from sizewise.search.storage import sqlite_url
 from sizewise.search.study import Study
-from sizewise.types import Budget, Candidate
+from sizewise.types import Budget, Candidate, Interval, Step
 
 SPACE = small_space()
 BUDGET = Budget(latency="2.5 ms", size="2 MB", max_drop="1 %")
@@ -214,6 +215,50 @@ def test_mixed_precision_is_tried_only_where_integers_lost_too_much(folder: Path
             twin = tried[plan_id.removesuffix("-max_drop-0.005")]
             assert budget.violations(twin.measured)  # type: ignore[arg-type]
         assert mixed or name == "easy"
+
+
+def test_a_long_training_is_tried_only_where_the_short_one_lost_too_much(folder: Path) -> None:
+    brief, whole = (Step(technique="recovery", settings={"epochs": epochs}) for epochs in (1, 4))
+    own = (pruning_lever("macs", recovers=True), recovery_lever({"source": whole}, {"source": brief}), precision_lever({}))
+    space = Space({"large": own}, TRAITS, seed=0)
+    budget = Budget(max_drop="1 %")
+
+    def healed(point: Point) -> Candidate:
+        """Four epochs give back all but a third of what one leaves."""
+        pruned, recovery, _ = point.levels
+        found = measured(SPACE, Point("large", (pruned, "off", "off", "off")))
+        assert found.measured is not None
+        drop = found.measured.quality.drop
+        assert drop is not None
+        lost = drop.value * (0.3 if recovery == "source, long" else 1.0)
+        quality = replace(found.measured.quality, score=Interval.exact(REFERENCE - lost), drop=Interval.exact(lost))
+        return replace(found, id=space.plan(point).id, plan=space.plan(point), measured=replace(found.measured, quality=quality))
+
+    with closing(Study(space, sqlite_url(folder / "long.db"), "s", "a", seed=0)) as made:
+        search = Planner(space, budget, goal(budget), BASES, made, [space.points[0]], REFERENCE)
+        tried = list(run(search, healed))
+    longer = [c.plan for c in tried if c.plan.steps and c.plan.steps[1] == whole]
+    assert longer
+    for plan in longer:
+        (twin,) = [c for c in tried if c.plan.steps == (plan.steps[0], brief)]
+        assert tried.index(twin) < [c.plan for c in tried].index(plan)
+        assert budget.violations(twin.measured)  # type: ignore[arg-type]
+    chosen = best(tried, budget)
+    assert chosen is not None
+    assert chosen.plan in longer
+
+
+def test_what_is_put_off_is_not_proposed_again_but_by_a_later_run(folder: Path) -> None:
+    with closing(study(folder)) as made:
+        first = planner(made)
+        done = list(run(first, real, most=3))
+        proposal = first.next()
+        assert proposal is not None
+        first.put_off(proposal, "too long")
+        assert proposal.point not in first.left()
+        assert proposal.plan not in [c.plan for c in run(first, real, most=5)]
+    with closing(study(folder)) as made:
+        assert proposal.point in planner(made, known=done).left()
 
 
 def test_an_impossible_budget_ends_soon_near_what_is_nearest(folder: Path) -> None:

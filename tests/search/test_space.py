@@ -22,7 +22,7 @@ def levers(*, taught: bool = False, recovery: Step | None = None, quantized: boo
     return (
         pruning_lever("macs", recovers=recovery is not None),
         low_rank_lever("params", recovers=recovery is not None),
-        recovery_lever(recovery, [TAUGHT] if taught else []),
+        recovery_lever(({"source": recovery} if recovery else {}) | ({"reference": TAUGHT} if taught else {})),
         precision_lever({"int8": (INT8, "static8")} if quantized else {}),
     )
 
@@ -143,6 +143,8 @@ def test_a_recovery_makes_a_pruned_plan_no_harsher_than_one_without() -> None:
     assert harsher(plan(half, RECOVERY, INT8), plan(half, RECOVERY))
     assert not harsher(plan(TAUGHT, INT8), plan(INT8)), "the reference may teach it what it never knew"
     assert harsher(plan(half, TAUGHT, INT8), plan(TAUGHT, INT8))
+    told = Step(technique="recovery", settings={"epochs": 1, "labels": 10.0})
+    assert not harsher(plan(half, told, INT8), plan(INT8)), "targets may teach it what no model of the task knows"
 
 
 @pytest.mark.parametrize("point", SPACE.points[:4])

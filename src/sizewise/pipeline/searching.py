@@ -25,12 +25,12 @@ from sizewise.search.planner import Planner, Proposal
 from sizewise.search.promise import Goal, goal_of
 from sizewise.search.proxy import Base
 from sizewise.search.rivals import settled
-from sizewise.search.space import Point, Space, harsher
+from sizewise.search.space import HEALER, Point, Space, harsher, learns_more
 from sizewise.search.study import Study
 from sizewise.types import Candidate, Plan, SearchRecord, to_json
 from sizewise.units import format_seconds
 
-__all__ = ["Limits", "finished_before", "mild_points", "module_latencies", "plan_search", "search"]
+__all__ = ["Limits", "expected_seconds", "finished_before", "mild_points", "module_latencies", "plan_search", "search"]
 
 HUNDREDTH = 0.01
 NO_LOSS = 1e-9
@@ -70,6 +70,7 @@ class _Run:
     planner: Planner
     hands: Hands
     done: list[Candidate] = field(default_factory=list)
+    put_off: list[Plan] = field(default_factory=list)
 
 
 def module_latencies(setup: Setup, prepared: Mapping[str, Prepared]) -> dict[str, float]:
@@ -180,7 +181,7 @@ def search(
     setup.progress.advance(_told(ended, tried, limits), units=max(0, limits.trials - tried))
     left = planner.left() if ended != "target" else []
     if ended == "time":
-        plans = [planner.space.plan(point) for point in left[: limits.trials - tried]]
+        plans = [*run.put_off, *(planner.space.plan(point) for point in left)][: limits.trials - tried]
         run.done += [Candidate(id=setup.store.identifier(plan), plan=plan, status="untried", reason=LATE) for plan in plans]
     record = SearchRecord(
         plans=len(planner.space.points),
@@ -201,7 +202,7 @@ def _loop(run: _Run, limits: Limits) -> Ended:
         while ended is None and run.hands.free:
             proposal = run.planner.next()
             if proposal is None:
-                ended = "done"
+                ended = "time" if run.put_off else "done"
                 break
             under_way += _begin(run, proposal)
             ended = _ended(run, limits, under_way)
@@ -244,12 +245,19 @@ def _reached(run: _Run) -> bool:
 
 def _begin(run: _Run, proposal: Proposal) -> bool:
     """Begin to try a plan, or say why it is not worth it; whether it was begun."""
+    about = expected_seconds(run.done, proposal.plan)
+    left = run.setup.seconds_left
+    if left is not None and 0 < left < about:
+        run.put_off.append(proposal.plan)
+        run.planner.put_off(proposal, f"it would take about {format_seconds(about)}, more than is left")
+        return False
     candidate = _given_up(run, proposal)
     if candidate is not None:
         run.setup.store.save_candidate(candidate)
         _finish(run, proposal, candidate)
         return False
-    run.setup.progress.working(f"{proposal.plan.scale}: {proposal.plan.label}{_estimate(run.done, proposal)}")
+    length = f", about {format_seconds(about)}" if about else ""
+    run.setup.progress.working(f"{proposal.plan.scale}: {proposal.plan.label} ({proposal.why}{length})")
     run.hands.begin(proposal)
     return True
 
@@ -281,14 +289,14 @@ def _no_hope(run: _Run, scale: str) -> str | None:
 
 
 def _give_up_scales(run: _Run) -> None:
-    """Leave out what is done to scales that have no hope, unless the reference teaches them; their mild plans say so in the record."""
+    """Leave out what is done to scales that have no hope, unless they learn more; their mild plans say so in the record."""
     space, known = run.planner.space, {candidate.id for candidate in run.done}
     mild = set(mild_points(space, ""))
     for scale in space.scales:
         reason = _no_hope(run, scale)
         for point in space.points if reason is not None else ():
             plan = space.plan(point)
-            if point.scale != scale or not plan.steps or any(step.settings.get("teacher") == "reference" for step in plan.steps):
+            if point.scale != scale or not plan.steps or learns_more(plan):
                 continue
             run.planner.give_up(point, reason or "")
             candidate = _not_tried(run, plan, reason or "")
@@ -302,13 +310,21 @@ def _was_tried(candidate: Candidate) -> bool:
     return candidate.status in ("measured", "failed", "beaten") or (candidate.status == "stopped" and candidate.seconds > 0)
 
 
-def _estimate(done: Sequence[Candidate], proposal: Proposal) -> str:
-    """How long it may take, by the plans of the same techniques, or by all."""
-    kinds = [step.technique for step in proposal.plan.steps]
-    alike = [c.seconds for c in done if c.seconds and [step.technique for step in c.plan.steps] == kinds]
-    spent = alike or [c.seconds for c in done if c.seconds]
-    about = f", about {format_seconds(float(np.median(spent)))}" if spent else ""
-    return f" ({proposal.why}{about})"
+def expected_seconds(done: Sequence[Candidate], plan: Plan) -> float:
+    """How long a trial may take, by those of the same techniques, in proportion where it trains longer; 0 where there are none.
+
+    Those of the same scale count alone, where there are some.
+    """
+    kinds = [step.technique for step in plan.steps]
+    alike = [c for c in done if c.seconds and [step.technique for step in c.plan.steps] == kinds]
+    alike = [c for c in alike if c.plan.scale == plan.scale] or alike
+    return float(np.median([c.seconds * max(1.0, _training(plan) / _training(c.plan)) for c in alike])) if alike else 0.0
+
+
+def _training(plan: Plan) -> float:
+    """Length of a plan's trainings, in epochs or seconds; 1 where it has none."""
+    lengths = [step.settings.get("epochs") or step.settings.get("seconds") for step in plan.steps if step.technique == HEALER]
+    return float(sum(length for length in lengths if isinstance(length, int | float)) or 1.0)
 
 
 def _told(ended: Ended, tried: int, limits: Limits) -> str:

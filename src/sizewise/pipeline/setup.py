@@ -53,6 +53,11 @@ class Setup:
         """Whether the time limit is reached."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the time limit; None where there is none."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
 
 def make_setup(
     task: Task, budget: Budget, runtime: Runtime, device: Device, store: Store, seed: int, progress: Progress, limit_s: float | None

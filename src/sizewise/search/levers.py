@@ -5,11 +5,12 @@ The beliefs are rules of thumb with wide margins, from the benchmarks of this pr
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from sizewise.search.space import OFF, Belief, Level, Lever
 from sizewise.types import TIMED_TARGETS, Step
 
-__all__ = ["LOW_RANK_RATES", "PRECISIONS", "low_rank_lever", "precision_lever", "pruning_lever", "recovery_lever"]
+__all__ = ["LOW_RANK_RATES", "PRECISIONS", "RECOVERIES", "low_rank_lever", "precision_lever", "pruning_lever", "recovery_lever"]
 
 PRUNING_RATES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 LOW_RANK_RATES = (0.2, 0.4)
@@ -28,6 +29,15 @@ PRECISIONS: Mapping[str, Belief] = {
     "weights8": Belief(latency=(0.0, 0.15), size=(math.log(0.28), 0.1), loss=(0.1, 0.3)),
     "weights4": Belief(latency=(0.0, 0.2), size=(math.log(0.17), 0.15), loss=(1.5, 2.5)),
 }
+
+# the same of what training adds, beside what it gives back of what was lost (`recovers`)
+RECOVERIES: Mapping[str, Belief] = {
+    "source": Belief(),
+    "targets": Belief(loss=(-0.3, 0.7)),
+    "reference": Belief(loss=(-0.3, 0.7)),
+    "reference, targets": Belief(loss=(-0.5, 0.9)),
+}
+LONGER = (-0.2, 0.3)  # the same of the whole training beside the short one
 
 
 def pruning_lever(target: str, *, recovers: bool) -> Lever:
@@ -81,15 +91,20 @@ def precision_lever(steps: Mapping[str, tuple[Step, str]]) -> Lever:
     return Lever(name="precision", levels=(Level(name=OFF), *levels))
 
 
-def recovery_lever(own: Step | None, others: Sequence[Step]) -> Lever:
-    """No training, training to do what the whole scale does, or what the reference does.
+def recovery_lever(steps: Mapping[str, Step], short: Mapping[str, Step] = MappingProxyType({})) -> Lever:
+    """No training, or one of those that suit the scale, the first by default; each perhaps short first, and whole where that is too little.
 
     Args:
-        own: distils from the scale itself; None where nothing may be trained.
-        others: that distil from the reference; none where the scale is the reference, or its outputs have another shape.
+        steps: by kind, a key of `RECOVERIES`, what is done; "source" only follows what shrinks a scale, the others may come alone.
+        short: the same for a part of the time. Those are named by their kind, and the whole ones are of use where they lost too much.
     """
     levels = [Level(name=OFF)]
-    if own is not None:
-        levels.append(Level(name="source", step=own))
-        levels += [Level(name="reference", step=step, alone=True, belief=Belief(loss=(-0.3, 0.7))) for step in others]
+    for kind, step in steps.items():
+        brief, belief, alone = short.get(kind), RECOVERIES[kind], kind != "source"
+        if brief is not None:
+            levels.append(Level(name=kind, step=brief, alone=alone, belief=belief))
+            mean, spread = belief.loss
+            belief = Belief(loss=(mean + LONGER[0], math.hypot(spread, LONGER[1])))
+        name = kind if brief is None else f"{kind}, long"
+        levels.append(Level(name=name, step=step, alone=alone, belief=belief, repairs=kind if brief is not None else None))
     return Lever(name="recovery", levels=tuple(levels), heals=True)

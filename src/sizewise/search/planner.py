@@ -176,6 +176,12 @@ class Planner:
         self._under_way.discard(proposal.point)
         self.study.withdraw(proposal.trial)
 
+    def put_off(self, proposal: Proposal, reason: str) -> None:
+        """A plan that this run does not come to; a later one may."""
+        self._under_way.discard(proposal.point)
+        self.give_up(proposal.point, reason)
+        self.study.set_aside(proposal.trial, reason, {})
+
     def _open(self, point: Point) -> bool:
         return point not in self._done and point not in self._given_up and point not in self._under_way
 

@@ -11,7 +11,7 @@ monotony is imposed on the means afterwards.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ CENSORED = 1.0  # standard deviation, in hundredths, of a loss that is only know
 
 Values = Float[ndarray, "figures n"]
 Column = Float[ndarray, " n"]
-Square = Float[ndarray, "n m"]
+Kernel = Float[ndarray, "n m"]
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,16 @@ class Proxy:
         points = space.points
         self._index = {point: place for place, point in enumerate(points)}
         levels = [space.levels(point) for point in points]
-        scales = np.array([space.scales.index(point.scale) for point in points], dtype=int)
-        same = (scales[:, None] == scales[None, :]).astype(float)
-        flags = space.levers(space.scales[0]) if space.scales else ()
-        self._prior, self._kernels = [], []
-        for place, figure in enumerate(FIGURES):
+        self._scales = np.array([space.scales.index(point.scale) for point in points], dtype=int)
+        levers = space.levers(space.scales[0]) if space.scales else ()
+        self._likes = [_likeness([row[number] for row in levels], lever) for number, lever in enumerate(levers)]
+        self._prior, self._spreads = [], []
+        for figure in FIGURES:
             of_base = np.array([getattr(bases[point.scale], figure) / (unit if figure == "loss" else 1.0) for point in points])
-            self._prior.append(of_base + np.array([sum(getattr(level.belief, figure)[0] for level in row) for row in levels]))
-            kernel = np.full(same.shape, OFFSET[place] ** 2) + OWN[place] ** 2 * same
-            for number, lever in enumerate(flags):
-                kernel += _kernel([row[number] for row in levels], lever, figure) * (SHARED + (1 - SHARED) * same)
-            self._kernels.append(kernel)
-        self._lines = [line for number, lever in enumerate(flags) if lever.ordered for line in _lines(points, levels, number)]
+            beliefs = np.array([[getattr(level.belief, figure) for level in row] for row in levels]).reshape(len(points), len(levers), 2)
+            self._prior.append(of_base + beliefs[:, :, 0].sum(axis=1))
+            self._spreads.append(beliefs[:, :, 1])
+        self._lines = [line for number, lever in enumerate(levers) if lever.ordered for line in _lines(points, levels, number)]
 
     def predict(self, observed: Sequence[Observation]) -> Forecast:
         """What is expected of every point of the space, in its order; what was measured is told as it was measured."""
@@ -128,19 +126,31 @@ class Proxy:
         return Forecast(np.array(means), np.array(sds))
 
     def _posterior(self, place: int, rows: Sequence[tuple[int, float, float]], bounds: Collection[int]) -> tuple[Column, Column]:
-        prior, kernel = self._prior[place], self._kernels[place]
+        prior, own = self._prior[place], self._variance(place)
         rest = REST[place] ** 2
         if not rows:
-            return prior.copy(), np.sqrt(np.diag(kernel) + rest)
+            return prior.copy(), np.sqrt(own + rest)
         at = [index for index, _, _ in rows]
         values = np.array([max(value, prior[index]) if index in bounds else value for index, value, _ in rows])
         noise = np.array([noise**2 for _, _, noise in rows])
-        inner = kernel[np.ix_(at, at)] + np.diag(noise + rest)
-        outer = kernel[:, at]
-        solved = np.linalg.solve(inner, outer.T)
+        outer = self._kernel(place, at)
+        solved = np.linalg.solve(outer[at] + np.diag(noise + rest), outer.T)
         mean = prior + (values - prior[at]) @ solved
-        variance = np.diag(kernel) - np.einsum("na,an->n", outer, solved)
+        variance = own - np.einsum("na,an->n", outer, solved)
         return mean, np.sqrt(np.maximum(variance, 0.0) + rest)
+
+    def _kernel(self, place: int, at: Sequence[int]) -> Kernel:
+        """How a figure of every point goes with that of some; a matrix of all with all would not fit for large spaces."""
+        same = self._scales[:, None] == self._scales[None, at]
+        found: Kernel = OFFSET[place] ** 2 + OWN[place] ** 2 * same
+        for like, spread in zip(self._likes, self._spreads[place].T, strict=True):
+            found = found + spread[:, None] * spread[None, at] * like(at) * (SHARED + (1 - SHARED) * same)
+        return found
+
+    def _variance(self, place: int) -> Column:
+        """Of every point's figure, before anything is measured: the diagonal of the kernel."""
+        found: Column = OFFSET[place] ** 2 + OWN[place] ** 2 + (self._spreads[place] ** 2).sum(axis=1)
+        return found
 
     def _monotone(self, mean: Column, sd: Column, exact: Mapping[int, float], *, rising: bool) -> Column:
         """Means that rise (or fall) along every line of rates; measured ones pull hardest."""
@@ -160,17 +170,13 @@ def _read(observed: Observation, figure: str, unit: float, noise: float) -> tupl
     return math.log(value), noise
 
 
-def _kernel(levels: Sequence[Level], lever: Lever, figure: str) -> Square:
-    """How what a lever does at one point goes with what it does at another."""
-    spread = np.array([getattr(level.belief, figure)[1] for level in levels])
+def _likeness(levels: Sequence[Level], lever: Lever) -> Callable[[Sequence[int]], Kernel]:
+    """The correlation of what a lever does at every point with what it does at some."""
     if lever.ordered:
         strength = np.array([level.strength for level in levels])
-        alike = np.exp(-np.abs(strength[:, None] - strength[None, :]) / NEAR)
-    else:
-        names = np.array([level.name for level in levels])
-        alike = np.where(names[:, None] == names[None, :], 1.0, ALIKE)
-    product: Square = spread[:, None] * spread[None, :] * alike
-    return product
+        return lambda at: np.exp(-np.abs(strength[:, None] - strength[None, at]) / NEAR)
+    names = np.array([level.name for level in levels])
+    return lambda at: np.where(names[:, None] == names[None, at], 1.0, ALIKE)
 
 
 def _lines(points: Sequence[Point], levels: Sequence[Sequence[Level]], lever: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sizewise.types import Plan, Step, Trait
 
-__all__ = ["OFF", "Belief", "Level", "Lever", "Point", "Space", "Traits", "harsher", "ordered_steps"]
+__all__ = ["HEALER", "OFF", "Belief", "Level", "Lever", "Point", "Space", "Traits", "harsher", "learns_more", "ordered_steps"]
 
 OFF = "off"
 WHOLE = Trait.FLOAT | Trait.MODULE
@@ -226,14 +226,18 @@ def harsher(plan: Plan, than: Plan) -> bool:
     """Whether `plan` does all that `than` does to the same scale, at least as strongly, so that it can only be worse.
 
     Steps are compared by their rates, all else being equal. A recovery makes better what was pruned before it: plans that prune
-    are compared only when they recover alike. One that learns from another model than its own can become better than that ever was.
+    are compared only when they recover alike. One that learns more than its scale knew can become better than that ever was.
     """
     if plan.scale != than.scale or not than.steps:
         return plan.scale == than.scale
-    taught = any(step.settings.get("teacher", OWN) != OWN for step in _healing(plan))
-    if (taught or any(step.technique in HEALED for step in than.steps)) and _healing(plan) != _healing(than):
+    if (learns_more(plan) or any(step.technique in HEALED for step in than.steps)) and _healing(plan) != _healing(than):
         return False
     return all(any(_at_least(mine, theirs) for mine in plan.steps) for theirs in than.steps if theirs.technique != HEALER)
+
+
+def learns_more(plan: Plan) -> bool:
+    """Whether training may make a plan better than its scale is: by another teacher, or by targets."""
+    return any(step.settings.get("teacher", OWN) != OWN or step.settings.get("labels") for step in _healing(plan))
 
 
 def _healing(plan: Plan) -> list[Step]:
