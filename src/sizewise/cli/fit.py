@@ -23,7 +23,7 @@ StopAtTarget = Annotated[bool, typer.Option("--stop-at-target", help="Stop as so
 Workers = Annotated[int, typer.Option(min=1, help="Plans that are tried beside each other, each on one thread (Linux).")]
 Engine = Annotated[Literal["local", "ray"], typer.Option(help="Who tries them: processes here, or a Ray cluster.")]
 Storage = Annotated[str | None, typer.Option(help="Where the study is kept, such as sqlite:///study.db; in --out by default.")]
-Recover = Annotated[str | None, typer.Option(help="Train what was pruned, such as 1epoch or 10m, to do what the whole model does.")]
+Recover = Annotated[str | None, typer.Option(help="Train what was shrunk for at most so long, such as 1epoch or 10m.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the run record alone to stdout.")]

@@ -51,7 +51,8 @@ def fit(
         device: name of a device file.
         out: the run folder, absent or empty unless `resume`; it becomes the bundle.
         resume: go on with an interrupted run in `out`; finished candidates are not repeated.
-        time_limit: no new work begins after this long, such as "10m"; what was not tried is recorded.
+        time_limit: no new work begins after this long, such as "10m", or that by its like would not be done by then; what was not tried
+            is recorded.
         trials: most plans that are tried, those of an interrupted run that goes on among them.
         stop_at_target: stop as soon as a candidate fits the budget.
         workers: plans that are tried beside each other, each by a process of its own on one thread (Linux); while a file is timed, all
@@ -62,7 +63,8 @@ def fit(
         storage: where the study is kept, any address that Optuna takes as a storage; `study.db` in the run folder by default. Runs of the
             same task and budget that share one, each in a folder of its own, share out the plans.
         recover: train every pruned model for so long, "1epoch" or "10m", to do what the whole one does, on the task's train
-            data, with or without targets; see `sizewise.recover`. Smaller scales may then also learn from the reference.
+            data, with or without targets; see `sizewise.recover`. Where targets are labels, models may learn them, too, and smaller scales
+            may learn from the reference. A long training is tried for a quarter of its time first, and whole where that lost too much.
         seed: of everything random.
         progress: where to report to.
 

@@ -229,18 +229,25 @@ class Planner:
         return loss <= self.goal.limits[-1] and (candidate.proof_chance is None or has_margin(candidate))
 
     def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
-        """Than the best so far, which a candidate without a margin is only among its like."""
+        """Than the best so far; where that lacks a margin, than the best that has one, as long as anything promises to be."""
+        others = [o for o in elsewhere if self._fits(o)]
         leader = self.best()
-        found = [self._observed(self._point_of(leader), leader)] if leader is not None else []
-        found += [o for o in elsewhere if self._fits(o)]
-        top = min((o for o in found if o is not None), key=lambda o: (*self._rank(o), o.point), default=None)
-        if leader is None or leader.proof_chance is None:
-            return promise(forecast, self.goal, may, top, every)
+        if leader is None:
+            return promise(forecast, self.goal, may, self._first([], others), every)
+        first = self._first([leader], others)
+        if leader.proof_chance is None:
+            return promise(forecast, self.goal, may, first, every)
         safe = self._safe_losses()
         if has_margin(leader):
-            return promise(forecast, self.goal, may, top, every, safe)
-        with_margin = promise(forecast, self.goal, may, None, [], safe)
-        return with_margin if with_margin.gain.any() else promise(forecast, self.goal, may, top, every)
+            return promise(forecast, self.goal, may, first, every, safe)
+        sure = [c for c in self._done.values() if c.measured is not None and has_margin(c) and not self._budget.violations(c.measured)]
+        with_margin = promise(forecast, self.goal, may, self._first(sure, []), [], safe)
+        return with_margin if with_margin.gain.any() else promise(forecast, self.goal, may, first, every)
+
+    def _first(self, own: Sequence[Candidate], others: Sequence[Observation]) -> Observation | None:
+        """The best of this run's candidates and of others."""
+        found = [self._observed(self._point_of(candidate), candidate) for candidate in own]
+        return min((o for o in (*found, *others) if o is not None), key=lambda o: (*self._rank(o), o.point), default=None)
 
     def _safe_losses(self) -> Column:
         """Per point the loss at which the test split will still prove the limit, as far as measured candidates tell.
