@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sizewise.types import Budget, Candidate, Limit, Measurement, Relaxation
 
-__all__ = ["MARGIN", "best", "has_margin", "largest_drops", "limits_quality", "mark_frontier", "nearest", "rank_key", "relaxations"]
+__all__ = ["MARGIN", "best", "has_margin", "is_reference", "largest_drops", "limits_quality", "mark_frontier", "nearest", "rank_key", "relaxations"]
 
 MARGIN = 0.8  # how probable the proof on the test split must be
 LIKELY = 0.5  # the same, where there is nothing else to choose but the reference as it is
@@ -67,7 +67,7 @@ def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     it alone has, the surest of those is taken that are rather proved than not.
     """
     fitting = [c for c in candidates if c.measured and not budget.violations(c.measured)]
-    shrunk = [c for c in fitting if not _is_reference(c)]
+    shrunk = [c for c in fitting if not is_reference(c)]
     safe, sure = ([c for c in found if has_margin(c)] for found in (fitting, shrunk))
     if safe and not sure:
         likely = [c for c in shrunk if (c.proof_chance or 0.0) >= LIKELY]
@@ -75,7 +75,7 @@ def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     return min(sure or safe or fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
 
 
-def _is_reference(candidate: Candidate) -> bool:
+def is_reference(candidate: Candidate) -> bool:
     """Whether nothing was done to a scale, and it answers as the reference does."""
     assert candidate.measured is not None
     found = candidate.measured.quality

@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from scipy.stats import norm
 
 from sizewise.search.blame import impossible, uses
-from sizewise.search.frontier import best, has_margin
+from sizewise.search.frontier import best, has_margin, is_reference
 from sizewise.search.promise import Goal, Promise, observed_figures, observed_loss, promise
 from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
 from sizewise.search.space import Point, Space, harsher
@@ -252,7 +252,7 @@ class Planner:
     def _safe_losses(self) -> Column:
         """Per point the loss at which the test split will still prove the limit, as far as measured candidates tell.
 
-        That depends on how often a file and the reference disagree, which is a scale's own.
+        That depends on how often a file and the reference disagree, which is a scale's own; the reference as it is says nothing of it.
         """
         limits = {scale: self._safe_loss(scale) for scale in self.space.scales}
         return np.array([limits[point.scale] for point in self.space.points])
@@ -261,7 +261,7 @@ class Planner:
         rows = [
             (observed_loss(c.measured, self._reference), has_margin(c))
             for point, c in self._done.items()
-            if c.measured is not None and c.proof_chance is not None and point.scale == scale
+            if c.measured is not None and c.proof_chance is not None and point.scale == scale and not is_reference(c)
         ]
         safe = max((loss for loss, margin in rows if margin), default=None)
         unsafe = [loss for loss, margin in rows if not margin and (safe is None or loss > safe)]
