@@ -104,6 +104,12 @@ def test_a_block_that_never_runs_is_none() -> None:
     assert blocks_of(model, Inputs((torch.randn(2, 6),))) == []
 
 
+def test_a_module_that_adds_another_tensor_than_its_first_is_none() -> None:
+    behind = Net(lambda m, made, x: m.norm(m.dense(made) + x), dense=nn.Linear(6, 6), norm=nn.LayerNorm(6))
+    model = Net(lambda m, x: m.behind(m.inner(x), x), inner=nn.Linear(6, 6), behind=behind)
+    assert blocks_of(model, Inputs((torch.randn(2, 6),))) == [], "left out, it would hand on what the layer before it made"
+
+
 def test_a_block_that_gives_more_than_one_tensor_is_none() -> None:
     inner = Net(lambda m, x: (x + m.layer(x), x), layer=nn.Linear(6, 6))
     model = Net(lambda m, x: m.block(x)[0], block=inner)

@@ -108,11 +108,11 @@ def test_rates_count_latency_where_it_is_long_enough_to_be_told(tmp_path: Path, 
 def test_low_rank_is_offered_for_latency_only_where_layers_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(levers, "TIMED_MACS", 1000)
     offered = []
-    for least in (levers.HEAVY_MACS, 1000):
+    for least, budget in ((levers.HEAVY_MACS, Budget(size="1 MB")), (1000, Budget(size="1 MB")), (1000, Budget())):
         monkeypatch.setattr(levers, "HEAVY_MACS", least)
-        found = steps(space(tmp_path, Budget(), wide=Wide()), "wide")
+        found = steps(space(tmp_path, budget, wide=Wide()), "wide")
         offered.append({step.settings["target"] for step in found if step.technique == "low_rank"})
-    assert offered == [set(), {"latency"}]
+    assert offered == [set(), {"latency"}, set()], "in dynamic integers factors make files smaller only"
 
 
 def test_smaller_scales_of_the_same_outputs_may_learn_from_the_reference(tmp_path: Path) -> None:

@@ -190,7 +190,12 @@ def test_every_neighbour_has_the_reason_that_kept_it_from_being_chosen() -> None
 def test_a_proof_that_is_unlikely_is_a_reason() -> None:
     sure = replace(PRUNED8, proof_chance=0.9)
     cheap = file("small", prune(0.7), INT8, latency=0.5, size=200, drop=0.019, proof_chance=0.3)
-    assert told(*ALL[:3], sure, cheap, chosen=sure).neighbours[0].why == "unsure"
+    found = told(*ALL[:3], sure, cheap, replace(cheap, id="close", proof_chance=0.6), chosen=sure).neighbours
+    assert {n.candidate: n.why for n in found if n.lever == "channel_pruning"} == {
+        SMALL8.id: "dearer",
+        cheap.id: "unsure",
+        "close": "close",
+    }
 
 
 def test_without_a_quality_limit_quality_is_the_reason() -> None:

@@ -13,9 +13,10 @@ import pytest
 from tests.search.spaces import BASES, REFERENCE, TRAITS, goal, measured, partly, small_space
 
 from sizewise.errors import UsageError
-from sizewise.search.frontier import best
+from sizewise.evaluate.proof import proof_chance
+from sizewise.search.frontier import best, rank_key
 from sizewise.search.levers import precision_lever, pruning_lever, recovery_lever
-from sizewise.search.planner import Planner
+from sizewise.search.planner import Planner, Unseen
 from sizewise.search.space import Point, Space
 from sizewise.search.storage import sqlite_url
 from sizewise.search.study import Study
@@ -271,27 +272,31 @@ def test_an_impossible_budget_ends_soon_near_what_is_nearest(folder: Path) -> No
     assert min(c.measured.size_bytes for c in tried if c.measured) < 3 * smallest
 
 
-def test_the_margin_decides_what_is_best_and_where_it_looks(folder: Path) -> None:
-    """Losses above half of the limit are not proved, say the candidates; then the cheapest below that is wanted."""
-    budget = Budget(max_drop="2 %")
+def test_what_will_hardly_be_proved_is_neither_best_nor_looked_for(folder: Path) -> None:
+    """Files answer otherwise than the reference so often that a loss near the limit is not proved on the test split."""
+    budget, unseen = Budget(max_drop="2 %"), Unseen(examples=1500, level=0.04)
 
     def measure(point: Point) -> Candidate:
         found = real(point)
         assert found.measured is not None
-        assert found.measured.quality.drop is not None
-        return measured(SPACE, point, proof=0.95 if found.measured.quality.drop.value < 0.01 else 0.3)
+        drop = found.measured.quality.drop
+        assert drop is not None
+        noisy = replace(drop, low=drop.value - 0.008, high=drop.value + 0.008, n=1000, confidence=0.95)
+        quality = replace(found.measured.quality, drop=noisy)
+        chance = proof_chance(quality, budget, unseen.examples, unseen.level)
+        return replace(found, measured=replace(found.measured, quality=quality), proof_chance=chance)
 
     with closing(study(folder)) as made:
-        tried = list(run(planner(made, budget), measure))
-    wanted = best([measure(point) for point in SPACE.points], budget)
-    found = best(tried, budget)
+        tried = list(run(Planner(SPACE, budget, goal(budget), BASES, made, MILD, REFERENCE, test=unseen), measure))
+    wanted, found = best([measure(point) for point in SPACE.points], budget), best(tried, budget)
     assert wanted is not None
     assert found is not None
-    assert wanted.measured is not None
-    assert found.measured is not None
-    costs = [math.log(c.latency.value * c.size_bytes) for c in (found.measured, wanted.measured)]
-    assert found.proof_chance == 0.95
-    assert costs[0] <= costs[1] + 0.1
+    assert rank_key(found, budget)[0] <= rank_key(wanted, budget)[0] + 0.1
+    assert found.proof_chance is not None
+    assert found.proof_chance > 0.4
+    cheapest = best([real(point) for point in SPACE.points], budget)
+    assert cheapest is not None
+    assert cheapest.id != found.id, "it loses nearly two hundredths"
 
 
 def test_trials_say_what_they_were_for_the_dashboard(folder: Path) -> None:

@@ -4,15 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from tests.search.spaces import goal
 
-from sizewise.search.promise import LEAST_CHANCE, goal_of, promise
+from sizewise.search.promise import LEAST_CHANCE, Proofs, goal_of, promise
 from sizewise.search.proxy import Forecast, Observation
 from sizewise.search.space import Point
 from sizewise.types import Budget
 
 HERE = Point("large", ())
 BEST = Observation(HERE, latency=2e-3, size=1e6, memory=4e6, loss=0.004)
+TOP = math.log(2e-3 * 1e6)
 
 
 def forecast(*rows: tuple[float, float, float, float], sd: tuple[float, float, float, float] = (0.2, 0.1, 0.1, 0.005)) -> Forecast:
@@ -31,10 +33,25 @@ def test_chance_and_gain_are_what_draws_say() -> None:
     draws = found.mean[..., None] + found.sd[..., None] * rng.standard_normal((*found.mean.shape, 40_000))
     fits = np.all(draws <= np.array(wanted.limits)[:, None, None], axis=0)
     gain = math.log(2e-3 * 1e6) - 0.02 - (draws[0] + draws[1])
-    told = promise(found, wanted, EVERY, BEST, [BEST])
+    told = promise(found, wanted, EVERY, TOP, [BEST])
     assert told.chance == pytest.approx((fits & (gain > 0)).mean(-1), abs=0.06), "cost and latency are taken for independent"
     assert told.gain[2] > told.gain[3]
     assert ((told.gain > 0) == (told.chance >= LEAST_CHANCE)).all()
+
+
+def test_doubts_of_a_proof_are_part_of_the_cost() -> None:
+    found, wanted = forecast(*ROWS), goal(Budget(max_drop="1 %"))
+    proofs = Proofs(half=np.full(len(ROWS), 0.006), spread=np.full(len(ROWS), 0.003))
+    rng = np.random.default_rng(0)
+    draws = found.mean[..., None] + found.sd[..., None] * rng.standard_normal((*found.mean.shape, 40_000))
+    chances = np.maximum(norm.cdf((0.006 - draws[3]) / 0.003), 1e-3)
+    gain = TOP - 0.02 - (draws[0] + draws[1] - 2 * np.log(chances))
+    better = (gain > 0) & (draws[3] <= wanted.limits[3])
+    told = promise(found, wanted, EVERY, TOP, [BEST], proofs)
+    assert told.chance == pytest.approx(better.mean(-1), abs=0.02)
+    kept = told.chance >= LEAST_CHANCE
+    assert told.gain[kept] == pytest.approx(np.where(better, gain, 0.0).mean(-1)[kept], abs=0.03)
+    assert told.chance[2] < 0.6 * promise(found, wanted, EVERY, TOP, [BEST]).chance[2], "a large loss is unlikely to be proved"
 
 
 def test_before_anything_fits_the_chance_to_fit_counts() -> None:
@@ -45,7 +62,7 @@ def test_before_anything_fits_the_chance_to_fit_counts() -> None:
 
 
 def test_what_may_not_be_tried_promises_nothing() -> None:
-    told = promise(forecast(*ROWS), goal(Budget(max_drop="1 %")), ~EVERY, BEST, [BEST])
+    told = promise(forecast(*ROWS), goal(Budget(max_drop="1 %")), ~EVERY, TOP, [BEST])
     assert not told.gain.any()
 
 
@@ -59,7 +76,7 @@ def test_where_nothing_has_a_chance_the_nearest_is_tried_as_long_as_it_is_nearer
 
 def test_without_a_limit_of_quality_the_best_in_quality_is_wanted() -> None:
     wanted = goal(Budget(size="2 MB"))
-    told = promise(forecast(*ROWS), wanted, EVERY, BEST, [BEST])
+    told = promise(forecast(*ROWS), wanted, EVERY, 0.004, [BEST])
     assert not wanted.by_cost
     assert int(np.argmax(told.gain)) == 1
 

@@ -6,7 +6,7 @@ import pytest
 
 from sizewise.search.frontier import best
 from sizewise.search.rivals import opponents, outranked, settled
-from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality, Step
+from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality
 
 DROP = Budget(max_drop="2 %")
 
@@ -31,28 +31,22 @@ def costs(latency: float, size: int) -> Measurement:
     return found
 
 
-def test_the_reference_as_it_is_comes_after_what_is_rather_proved_than_not() -> None:
-    def shrunk(name: str, cost: float, chance: float) -> Candidate:
-        return replace(candidate(name, cost, 100, 0.005, chance=chance), plan=Plan(scale="large", steps=(Step(technique=name),)))
-
-    def flipped(found: Candidate, worse: int, better: int) -> Candidate:
-        assert found.measured is not None
-        return replace(found, measured=replace(found.measured, quality=replace(found.measured.quality, flips=(worse, better))))
-
-    whole = flipped(candidate("large", 9, 400, 0.0, chance=1.0), 0, 0)
-    int8, cheap, daring = (flipped(shrunk(*row), 40, 35) for row in (("int8", 4, 0.78), ("cheap", 3, 0.52), ("daring", 1, 0.2)))
-    assert best([whole, int8, cheap, daring], DROP) == int8
-    assert best([whole, daring], DROP) == whole
-    assert best([whole, replace(daring, proof_chance=0.8), int8], DROP) == replace(daring, proof_chance=0.8)
-    small = flipped(candidate("small", 2, 200, 0.0, chance=0.9), 30, 30)
-    assert best([whole, small, int8], DROP) == small, "another scale in float is a gain"
+def test_the_best_costs_least_per_proof() -> None:
+    cheap, sure = candidate("cheap", 1, 100, 0.015, chance=0.4), candidate("sure", 4, 100, 0.0, chance=0.9)
+    assert best([cheap, sure], DROP) == sure, "the geometric mean of latency and size is half, the chance less than that"
+    assert best([replace(cheap, proof_chance=0.5), sure], DROP) == replace(cheap, proof_chance=0.5)
+    assert best([replace(cheap, proof_chance=None), sure], DROP) == replace(cheap, proof_chance=None), "where no proof is to be had"
+    hopeless = [candidate("a", 2, 100, 0.01, chance=0.0), candidate("b", 1, 100, 0.019, chance=0.0)]
+    assert best(hopeless, DROP) == hopeless[1], "where nothing will be proved, cost alone decides"
 
 
-def test_the_margin_comes_before_the_cost() -> None:
-    cheap, sure = candidate("cheap", 1, 100, 0.015, chance=0.4), candidate("sure", 2, 100, 0.0, chance=0.9)
-    assert best([cheap, sure], DROP) == sure
-    assert best([cheap, replace(sure, proof_chance=0.7)], DROP) == cheap, "without a margin anywhere the cheapest that fits"
-    assert best([replace(cheap, proof_chance=0.8), sure], DROP) == replace(cheap, proof_chance=0.8)
+def test_a_reference_that_would_surely_be_proved_does_not_win_by_that_alone() -> None:
+    whole, int8, daring = (
+        candidate("large", 9, 400, 0.0, chance=1.0),
+        candidate("int8", 4, 100, 0.0, chance=0.78),
+        candidate("x", 3, 80, 0.01),
+    )
+    assert best([whole, int8, replace(daring, proof_chance=0.5)], DROP) == int8
 
 
 def test_a_dearer_file_is_outranked_by_one_that_fits() -> None:
@@ -70,10 +64,11 @@ def test_a_slow_spell_of_the_machine_outranks_nothing() -> None:
     assert outranked(slow, [leader], DROP) is None
 
 
-def test_a_leader_without_margin_outranks_no_file_that_may_have_one() -> None:
+def test_a_doubtful_leader_outranks_only_what_is_so_dear_that_certainty_would_not_make_up_for_it() -> None:
     unsure = candidate("leader", 1, 100, 0.01, chance=0.5)
-    assert outranked(costs(2, 100), [unsure], DROP) is None
-    assert outranked(costs(2, 100), [replace(unsure, proof_chance=0.9)], DROP) is not None
+    assert outranked(costs(3, 100), [unsure], DROP) is None
+    assert outranked(costs(5, 100), [unsure], DROP) == unsure
+    assert outranked(costs(3, 100), [replace(unsure, proof_chance=0.9)], DROP) is not None
 
 
 @pytest.mark.parametrize("budget", [Budget(latency=3, max_drop="2 %"), Budget(latency=3)])

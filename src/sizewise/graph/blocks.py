@@ -23,8 +23,8 @@ _PASSES = ("dropout", "clone", "contiguous", "detach", "alias", "to")
 def residual_blocks(model: nn.Module, program: ExportedProgram, example: Inputs) -> tuple[Group, ...]:
     """Modules that can be left out, each as a group of one channel.
 
-    A module qualifies when it runs once per call, its output is one tensor of the shape of its first input, and it adds that
-    input to what its layers make of it. Blocks inside of others count, the others do not.
+    A module qualifies when it runs once per call, its output is one tensor of the shape of its first input and of no other, and it adds
+    that input to what its layers make of it. Blocks inside of others count, the others do not.
 
     Args:
         model: in inference mode.
@@ -38,18 +38,23 @@ def residual_blocks(model: nn.Module, program: ExportedProgram, example: Inputs)
 
 
 def _same_shape(model: nn.Module, example: Inputs) -> list[str]:
-    """Modules that run once and give one tensor, as large as the one they get first."""
+    """Modules that run once and give one tensor, as large as the one they get first and as no other that they get.
+
+    Of two that large it would have to be known which of them is added: the dense layer behind a transformer's attention gets what that
+    gives first, and adds the other.
+    """
     calls: dict[str, list[bool]] = {}
 
     def hook(path: str) -> Any:
-        def see(_: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-            same = bool(args) and isinstance(args[0], Tensor) and isinstance(out, Tensor) and args[0].shape == out.shape
-            calls.setdefault(path, []).append(same)
+        def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            like = {id(value) for value in given if isinstance(out, Tensor) and value.shape == out.shape}
+            calls.setdefault(path, []).append(bool(args) and like == {id(args[0])})
 
         return see
 
     inner = [(path, module) for path, module in model.named_modules() if path and any(True for _ in module.children())]
-    handles = [module.register_forward_hook(hook(path)) for path, module in inner]
+    handles = [module.register_forward_hook(hook(path), with_kwargs=True) for path, module in inner]
     with hooked(handles), torch.no_grad():
         example.call(model)
     return [path for path, same in calls.items() if same == [True]]

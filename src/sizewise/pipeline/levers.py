@@ -53,11 +53,13 @@ def make_space(setup: Setup, prepared: Mapping[str, Prepared], reference: str, r
 def _levers(setup: Setup, cost: Cost, trainings: Mapping[str, Step]) -> tuple[Lever, ...]:
     timed = setup.context.timer is not None and cost.macs >= TIMED_MACS
     recovers, precisions = bool(trainings), _precisions(setup, cost)
+    integers = precisions["int8"][0].technique if "int8" in precisions else None
     # what is pruned will run in integers where it can, in which other layers are the slow ones
-    integers = "int8" in precisions and precisions["int8"][0].technique == "int8_static"
+    target = "macs" if not timed else "int8_latency" if integers == "int8_static" else "latency"
+    factors = _factors_pay(cost, timed) and not (timed and integers == "int8_dynamic" and setup.budget.size_bytes is None)
     return (
-        pruning_lever("macs" if not timed else "int8_latency" if integers else "latency", recovers=recovers),
-        low_rank_lever("latency" if timed else "params", recovers=recovers, rates=LOW_RANK_RATES if _factors_pay(cost, timed) else ()),
+        pruning_lever(target, recovers=recovers),
+        low_rank_lever("latency" if timed else "params", recovers=recovers, rates=LOW_RANK_RATES if factors else ()),
         recovery_lever(trainings, _briefer(setup, trainings)),
         precision_lever(precisions),
     )
@@ -68,7 +70,8 @@ def _factors_pay(cost: Cost, timed: bool) -> bool:
 
     Fewer parameters always are fewer bytes. Less latency comes of it only where layers are so large that further kernels do not count,
     and hold more weights than activations pass through them, which factors do not make fewer: of ResNet-56 and EfficientNet-Lite0 the
-    lowest ranks everywhere take no more than 21 % and 5 % away; of MiniLM the first fifth goes as wanted.
+    lowest ranks everywhere take no more than 21 % and 5 % away; of MiniLM the first fifth goes as wanted. In dynamic integers, where every
+    layer quantizes what it gets, those factors took 4 % away: they are of use there only for the size.
     """
     wide = [layer for layer in cost.layers if layer.params >= WIDE and layer.family in FACTORED]
     if not timed:

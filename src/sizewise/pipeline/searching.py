@@ -21,7 +21,7 @@ from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.trial import Bench, outcome
 from sizewise.profile.timing import time_interleaved
 from sizewise.search.frontier import best, has_margin
-from sizewise.search.planner import Planner, Proposal
+from sizewise.search.planner import Planner, Proposal, Unseen
 from sizewise.search.promise import Goal, goal_of
 from sizewise.search.proxy import Base
 from sizewise.search.rivals import settled
@@ -121,7 +121,8 @@ def plan_search(
         loss = sign * (score - float(np.mean(found.scores)))
         bases[scale] = Base(math.log(latencies[scale]), math.log(max(cost.weight_bytes, 1)), math.log(max(held, 1)), loss)
     goal, mild = _goal(setup, score), mild_points(space, reference)
-    return Planner(space, setup.budget, goal, bases, study, mild, score, finished, borrows=borrows)
+    test = Unseen(bench.test_examples, bench.level) if bench.test_examples > 1 else None
+    return Planner(space, setup.budget, goal, bases, study, mild, score, finished, test=test, borrows=borrows)
 
 
 def finished_before(setup: Setup, bench: Bench, prepared: Mapping[str, Prepared]) -> list[Candidate]:

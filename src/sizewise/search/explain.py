@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
 from sizewise.search.contrast import RESOLUTION, SCALE, Levers, Setting, change, difference, levers_of
-from sizewise.search.frontier import has_margin, limits_quality, rank_key
+from sizewise.search.frontier import doubt, limits_quality, rank_key
 from sizewise.search.space import HEALED, HEALER
 from sizewise.search.waterfall import best_path
 from sizewise.types import Budget, Candidate, Explanation, Gain, Interval, Measurement, Neighbour, Plan, Violation, Why
@@ -241,10 +241,11 @@ def _why(candidate: Candidate, chosen: Candidate, budget: Budget, cheapest: floa
         return "further" if _over(broken) >= _over(chosen_broken) else "close"
     if broken:
         return "breaks"
-    if has_margin(chosen) and not has_margin(candidate):
-        return "unsure"
     if limits_quality(budget):
-        return "close" if cheapest < 1 else "dearer"
+        if cheapest >= 1:
+            return "dearer"
+        less_sure = doubt(candidate.proof_chance) > doubt(chosen.proof_chance)
+        return "unsure" if less_sure and rank_key(candidate, budget) > rank_key(chosen, budget) else "close"
     return "worse" if rank_key(candidate, budget) > rank_key(chosen, budget) else "close"
 
 

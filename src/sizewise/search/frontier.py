@@ -6,12 +6,21 @@ from dataclasses import replace
 
 from sizewise.types import Budget, Candidate, Limit, Measurement, Relaxation
 
-__all__ = ["MARGIN", "best", "has_margin", "is_reference", "largest_drops", "limits_quality", "mark_frontier", "nearest", "rank_key", "relaxations"]
+__all__ = [
+    "LEAST_CHANCE",
+    "best",
+    "doubt",
+    "has_margin",
+    "largest_drops",
+    "limits_quality",
+    "mark_frontier",
+    "nearest",
+    "rank_key",
+    "relaxations",
+]
 
-MARGIN = 0.8  # how probable the proof on the test split must be
-LIKELY = 0.5  # the same, where there is nothing else to choose but the reference as it is
-ROUNDING = 1e-4  # of a score, that a file may differ by and still be the reference
-SAME = 0.005  # of the examples that a file may answer otherwise than the reference, and still be the reference as it is
+MARGIN = 0.8  # how probable the proof on the test split must be for nothing to be wanted but less cost
+LEAST_CHANCE = 1e-3  # of a proof: less is no worse
 
 
 def _counts(m: Measurement) -> tuple[float, ...]:
@@ -32,14 +41,19 @@ def mark_frontier(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 def rank_key(candidate: Candidate, budget: Budget) -> tuple[float, ...]:
     """What makes one fitting candidate better than another; smaller is better.
 
-    With a quality limit, cost decides: the product of latency and size, so that halving either counts the same. Without
-    one, quality decides and cost breaks ties. Latencies are shares of the reference's, which was timed beside each file: machines are
-    not always equally fast.
+    With a quality limit, cost decides: the geometric mean of latency and size, so that halving either counts the same, over the chance
+    that the test split proves the limit; that is what one pays per proof. Without one, quality decides and cost breaks ties. Latencies
+    are shares of the reference's, which was timed beside each file: machines are not always equally fast.
     """
     assert candidate.measured is not None
     _, size, worse = _counts(candidate.measured)
     cost = math.log(candidate.measured.latency_ratio) + math.log(size)
-    return (cost, worse) if limits_quality(budget) else (worse, cost)
+    return (cost + doubt(candidate.proof_chance), worse) if limits_quality(budget) else (worse, cost)
+
+
+def doubt(chance: float | None) -> float:
+    """What a chance of proof adds to the logarithm of latency times size, see `rank_key`; nothing where there is none to be had."""
+    return 0.0 if chance is None else -2 * math.log(max(chance, LEAST_CHANCE))
 
 
 def limits_quality(budget: Budget) -> bool:
@@ -56,34 +70,14 @@ def largest_drops(budget: Budget, reference: float, *, higher_is_better: bool) -
 
 
 def has_margin(candidate: Candidate) -> bool:
-    """Whether the test split will probably prove what validation shows."""
+    """Whether the test split will very probably prove what validation shows."""
     return candidate.proof_chance is not None and candidate.proof_chance >= MARGIN
 
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
-    """The best measured candidate whose figures keep every limit, or None.
-
-    Those come first that do so with a margin, and the cheapest of them. The reference as it is always has one, and gains nothing: where
-    it alone has, the surest of those is taken that are rather proved than not.
-    """
+    """The best measured candidate whose figures keep every limit, or None."""
     fitting = [c for c in candidates if c.measured and not budget.violations(c.measured)]
-    shrunk = [c for c in fitting if not is_reference(c)]
-    safe, sure = ([c for c in found if has_margin(c)] for found in (fitting, shrunk))
-    if safe and not sure:
-        likely = [c for c in shrunk if (c.proof_chance or 0.0) >= LIKELY]
-        sure = [c for c in likely if c.proof_chance == max(other.proof_chance or 0.0 for other in likely)]
-    return min(sure or safe or fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
-
-
-def is_reference(candidate: Candidate) -> bool:
-    """Whether nothing was done to a scale, and it answers as the reference does."""
-    assert candidate.measured is not None
-    found = candidate.measured.quality
-    if candidate.plan.steps or found.drop is None:
-        return False
-    if found.flips is not None:
-        return sum(found.flips) <= SAME * found.drop.n
-    return abs(found.drop.value) <= ROUNDING * abs(found.score.value)
+    return min(fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
 
 
 def nearest(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:

@@ -14,19 +14,18 @@ from optuna.trial import Trial
 from scipy.stats import norm
 
 from sizewise.search.blame import impossible, uses
-from sizewise.search.frontier import best, has_margin, is_reference
-from sizewise.search.promise import Goal, Promise, observed_figures, observed_loss, promise
+from sizewise.search.frontier import best, doubt, has_margin
+from sizewise.search.promise import Goal, Promise, Proofs, observed_figures, observed_loss, promise
 from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
 from sizewise.search.space import Point, Space, harsher
 from sizewise.search.study import Study
 from sizewise.types import Budget, Candidate, Measurement, Plan
 
-__all__ = ["Planner", "Proposal"]
+__all__ = ["Planner", "Proposal", "Unseen"]
 
 EVERY = 4  # of the trials after the mild ones, one follows Optuna's suggestions,
 ASKED = 6  # of which so many are looked at
 NEAREST = 4  # trials that come nearer to a budget that nothing seems to fit
-LESS = 0.1  # hundredths of quality below a loss that lacks a margin
 SET_ASIDE = "predicted not to be the best that fits"
 
 Mask = Bool[ndarray, " n"]
@@ -48,6 +47,19 @@ class Proposal:
     why: str
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """A test split.
+
+    Attributes:
+        examples: how many.
+        level: one-sided error of the bound that must keep the limit.
+    """
+
+    examples: int
+    level: float
+
+
 class Planner:
     """Chooses plans one by one.
 
@@ -60,6 +72,7 @@ class Planner:
         mild: plans that are tried first, those that leave a scale as it is whatever is predicted.
         reference: the reference's score on validation, where a measurement does not say its drop.
         measured: what is finished already.
+        test: the split that will be asked for a proof; None where there is none.
         borrows: whether the best of another run is made here, too.
     """
 
@@ -74,10 +87,11 @@ class Planner:
         reference: float,
         measured: Sequence[Candidate] = (),
         *,
+        test: Unseen | None = None,
         borrows: bool = True,
     ) -> None:
         self.space, self.goal, self.study = space, goal, study
-        self._budget, self._reference, self._borrows = budget, reference, borrows
+        self._budget, self._reference, self._test, self._borrows = budget, reference, test, borrows
         self._proxy = Proxy(space, bases, goal.unit)
         self._done: dict[Point, Candidate] = {}
         self._given_up: dict[Point, str] = {}
@@ -229,46 +243,36 @@ class Planner:
         return loss <= self.goal.limits[-1] and (candidate.proof_chance is None or has_margin(candidate))
 
     def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
-        """Than the best so far; where that lacks a margin, than the best that has one, as long as anything promises to be."""
-        others = [o for o in elsewhere if self._fits(o)]
-        leader = self.best()
-        if leader is None:
-            return promise(forecast, self.goal, may, self._first([], others), every)
-        first = self._first([leader], others)
-        if leader.proof_chance is None:
-            return promise(forecast, self.goal, may, first, every)
-        safe = self._safe_losses()
-        if has_margin(leader):
-            return promise(forecast, self.goal, may, first, every, safe)
-        sure = [c for c in self._done.values() if c.measured is not None and has_margin(c) and not self._budget.violations(c.measured)]
-        with_margin = promise(forecast, self.goal, may, self._first(sure, []), [], safe)
-        return with_margin if with_margin.gain.any() else promise(forecast, self.goal, may, first, every)
+        """Than the best so far."""
+        proofs, leader = self._proofs(), self.best()
+        found = [self._rank(o, proofs)[0] for o in elsewhere if self._fits(o)]
+        if leader is not None and leader.measured is not None:
+            figures = observed_figures(leader.measured, self._reference, self._pace)
+            found.append(self._value(figures, doubt(leader.proof_chance))[0])
+        return promise(forecast, self.goal, may, min(found, default=None), every, proofs)
 
-    def _first(self, own: Sequence[Candidate], others: Sequence[Observation]) -> Observation | None:
-        """The best of this run's candidates and of others."""
-        found = [self._observed(self._point_of(candidate), candidate) for candidate in own]
-        return min((o for o in (*found, *others) if o is not None), key=lambda o: (*self._rank(o), o.point), default=None)
+    def _proofs(self) -> Proofs | None:
+        """How probable proofs are, told from the files of each scale that answer most otherwise than the reference.
 
-    def _safe_losses(self) -> Column:
-        """Per point the loss at which the test split will still prove the limit, as far as measured candidates tell.
-
-        That depends on how often a file and the reference disagree, which is a scale's own; the reference as it is says nothing of it.
+        What a loss is off by on validation and on the test split goes by how often a file and the reference disagree.
         """
-        limits = {scale: self._safe_loss(scale) for scale in self.space.scales}
-        return np.array([limits[point.scale] for point in self.space.points])
+        if self._test is None or not self.goal.by_cost:
+            return None
+        seen = [(point.scale, c.measured) for point, c in self._done.items() if c.measured is not None and c.plan.steps]
+        rows = [(scale, *self._noise(measured, self._test)) for scale, measured in seen]
+        if not rows:
+            return None
+        any_, own = max(rows, key=lambda row: row[2]), {}
+        for scale in self.space.scales:
+            own[scale] = max((row for row in rows if row[0] == scale), key=lambda row: row[2], default=any_)
+        half, spread = np.array([own[point.scale][1:] for point in self.space.points]).T
+        return Proofs(half, np.maximum(spread, 1e-6 * self.goal.unit))
 
-    def _safe_loss(self, scale: str) -> float:
-        rows = [
-            (observed_loss(c.measured, self._reference), has_margin(c))
-            for point, c in self._done.items()
-            if c.measured is not None and c.proof_chance is not None and point.scale == scale and not is_reference(c)
-        ]
-        safe = max((loss for loss, margin in rows if margin), default=None)
-        unsafe = [loss for loss, margin in rows if not margin and (safe is None or loss > safe)]
-        limit = self.goal.limits[-1]
-        if not unsafe:
-            return limit
-        return min(limit, min(unsafe) - LESS * self.goal.unit if safe is None else (min(unsafe) + safe) / 2)
+    def _noise(self, measured: Measurement, test: Unseen) -> tuple[float, float]:
+        """The loss on validation that the test split proves to be within the limit every other time, and its standard deviation."""
+        found = measured.quality.drop or measured.quality.score
+        seen, fresh = _deviation(measured), _deviation(measured) * math.sqrt(found.n / test.examples)
+        return self.goal.limits[-1] - float(norm.isf(test.level)) * fresh, math.hypot(seen, fresh)
 
     def _suggested(self, forecast: Forecast, found: Promise) -> Proposal | None:
         """One of Optuna's suggestions that is promising; the others are told to the study with what was predicted of them."""
@@ -285,11 +289,11 @@ class Planner:
 
     def _borrowed(self) -> Proposal | None:
         """What another run found better than all of this one; it is made here, too."""
-        leader = self.best()
+        leader, proofs = self.best(), self._proofs()
         own = self._observed(self._point_of(leader), leader) if leader is not None else None
         better = [o for o in self.study.elsewhere()[0] if self._fits(o) and self._open(o.point)]
-        better = [o for o in better if own is None or self._rank(o) < self._rank(own)]
-        chosen = min(better, key=lambda o: (*self._rank(o), o.point), default=None)
+        better = [o for o in better if own is None or self._rank(o, proofs) < self._rank(own, proofs)]
+        chosen = min(better, key=lambda o: (*self._rank(o, proofs), o.point), default=None)
         if chosen is None:
             return None
         self._own.add(chosen.point)
@@ -336,9 +340,17 @@ class Planner:
     def _fits(self, observed: Observation) -> bool:
         return all(excess <= 0 for excess in self._excesses(_values(observed)).values()) if observed.whole else False
 
-    def _rank(self, observed: Observation) -> tuple[float, float]:
-        latency, size, _, loss = _values(observed)
-        cost = math.log(latency) + math.log(size)
+    def _rank(self, observed: Observation, proofs: Proofs | None) -> tuple[float, float]:
+        if proofs is None:
+            return self._value(_values(observed), 0.0)
+        at = self.space.points.index(observed.point)
+        chance = float(norm.cdf((proofs.half[at] - (observed.loss or 0.0)) / proofs.spread[at]))
+        return self._value(_values(observed), doubt(chance))
+
+    def _value(self, figures: Sequence[float], doubted: float) -> tuple[float, float]:
+        """What is smaller where something is better."""
+        latency, size, _, loss = figures
+        cost = math.log(latency) + math.log(size) + doubted
         return (cost, loss) if self.goal.by_cost else (loss, cost)
 
     def _excesses(self, figures: Sequence[float]) -> dict[str, float]:

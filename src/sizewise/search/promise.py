@@ -1,7 +1,8 @@
 """Which untried plan is worth a trial: by how much it may be better than the best so far, and how likely it keeps the budget.
 
 Source: Schonlau, Welch and Jones, Global versus Local Search in Constrained Optimization, 1998, for the expected improvement under
-constraints: the improvement expected times the probability that all limits are kept. Deviation: as long as nothing fits, the probability
+constraints: the improvement expected times the probability that all limits are kept. Deviations: the chance of a proof, which goes by
+the loss, is part of what improves, so that the expectation is taken over losses node by node; as long as nothing fits, the probability
 alone counts, and where no plan has a chance to fit, the nearness to the budget.
 """
 
@@ -14,17 +15,21 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.stats import norm
 
+from sizewise.search.frontier import LEAST_CHANCE as DOUBTFUL
 from sizewise.search.frontier import largest_drops
 from sizewise.search.proxy import FIGURES, Forecast, Observation
 from sizewise.types import Budget, Measurement
 
-__all__ = ["Goal", "Promise", "goal_of", "observed_figures", "observed_loss", "promise"]
+__all__ = ["Goal", "Promise", "Proofs", "goal_of", "observed_figures", "observed_loss", "promise"]
 
 LEAST_CHANCE = 0.05  # of being the best that fits, below which a plan is not tried
 CHEAPER = 0.02  # of the cost: what is no gain
 BETTER = 0.02  # hundredths of quality: what is no gain
 NEARER = 0.02  # of the logarithm of the worst excess: what is no nearer
 ONE_POINT = 0.01  # a further point counts like doubling the cost, as in `types.Violation.excess`
+
+LATENCY, SIZE, LOSS = (FIGURES.index(name) for name in ("latency", "size", "loss"))
+NODES = norm.ppf((np.arange(64) + 0.5) / 64)  # of a standard normal distribution, equally probable
 
 Column = Float[ndarray, " n"]
 Mask = Bool[ndarray, " n"]
@@ -43,6 +48,24 @@ class Goal:
     limits: tuple[float, ...]
     by_cost: bool
     unit: float
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """How probable it is that the test split proves the limit of quality, by the loss on validation: a normal distribution's tail.
+
+    Attributes:
+        half: per point the loss at which the chance is one half.
+        spread: per point its standard deviation, in the metric's unit.
+    """
+
+    half: Column
+    spread: Column
+
+    def chance(self, losses: Float[ndarray, "n nodes"]) -> Float[ndarray, "n nodes"]:
+        """Per point and loss."""
+        found: Float[ndarray, "n nodes"] = norm.cdf((self.half[:, None] - losses) / self.spread[:, None])
+        return found
 
 
 @dataclass(frozen=True)
@@ -97,7 +120,7 @@ def observed_loss(measured: Measurement, reference: float) -> float:
 
 
 def promise(
-    forecast: Forecast, goal: Goal, open_: Mask, best: Observation | None, others: Sequence[Observation], losses: Column | None = None
+    forecast: Forecast, goal: Goal, open_: Mask, top: float | None, others: Sequence[Observation], proofs: Proofs | None = None
 ) -> Promise:
     """What the points that are not tried yet promise.
 
@@ -105,35 +128,38 @@ def promise(
         forecast: of every point.
         goal: limits, and what is better.
         open_: which points may be tried.
-        best: the best that fits so far.
+        top: what the best that fits so far is worth: the logarithm of its latency times size, doubt included (`frontier.rank_key`), or
+            its loss, whichever decides.
         others: all that is measured, of which one is the nearest where nothing fits.
-        losses: a stricter limit of the loss per point.
+        proofs: how probable a proof is; None where none is wanted.
     """
-    limits: list[float | Column] = [*goal.limits[:-1], goal.limits[-1] if losses is None else losses]
-    fits = np.prod([norm.cdf((limit - forecast.mean[at]) / forecast.sd[at]) for at, limit in enumerate(limits)], axis=0)
-    if best is not None:
-        chance, gain = _improvement(forecast, goal, best)
-        chance, gain = chance * fits, gain * fits
+    cheap = np.prod([norm.cdf((limit - forecast.mean[at]) / forecast.sd[at]) for at, limit in enumerate(goal.limits[:-1])], axis=0)
+    losses = forecast.mean[LOSS][:, None] + forecast.sd[LOSS][:, None] * NODES
+    proved = proofs.chance(losses) if proofs is not None else np.ones_like(losses)
+    proved = np.where(losses <= goal.limits[-1], proved, 0.0)
+    if top is not None:
+        chance, gain = _cheaper(forecast, top, proved) if goal.by_cost else _improvement(forecast, goal, top)
+        chance, gain = chance * cheap, gain * cheap
         return Promise(chance, np.where(open_ & (chance >= LEAST_CHANCE), gain, 0.0))
+    fits = cheap * proved.mean(axis=1)
     worth = np.where(open_ & (fits >= LEAST_CHANCE), fits, 0.0)
     if not worth.any() and others:
         return Promise(fits, np.where(open_, _nearer(forecast, goal, others), 0.0), nearing=True)
     return Promise(fits, worth)
 
 
-def _improvement(forecast: Forecast, goal: Goal, best: Observation) -> tuple[Column, Column]:
-    """The chance to be better by more than nothing, and by how much in expectation."""
-    latency, size, loss = FIGURES.index("latency"), FIGURES.index("size"), FIGURES.index("loss")
-    if goal.by_cost:
-        assert best.latency is not None
-        assert best.size is not None
-        mean, sd = forecast.mean[latency] + forecast.mean[size], np.hypot(forecast.sd[latency], forecast.sd[size])
-        target = math.log(best.latency) + math.log(best.size) - CHEAPER
-    else:
-        assert best.loss is not None
-        mean, sd = forecast.mean[loss] / goal.unit, forecast.sd[loss] / goal.unit
-        target = best.loss / goal.unit - BETTER
-    z = (target - mean) / sd
+def _cheaper(forecast: Forecast, top: float, proved: Float[ndarray, "n nodes"]) -> tuple[Column, Column]:
+    """The chance to cost less by more than nothing, doubt included, and by how much in expectation; no loss beyond the limit does."""
+    mean, sd = forecast.mean[LATENCY] + forecast.mean[SIZE], np.hypot(forecast.sd[LATENCY], forecast.sd[SIZE])
+    z = (top - CHEAPER + 2 * np.log(np.maximum(proved, DOUBTFUL)) - mean[:, None]) / sd[:, None]
+    fits = proved > 0
+    return (fits * norm.cdf(z)).mean(axis=1), (fits * sd[:, None] * (z * norm.cdf(z) + norm.pdf(z))).mean(axis=1)
+
+
+def _improvement(forecast: Forecast, goal: Goal, top: float) -> tuple[Column, Column]:
+    """The chance to lose less by more than nothing, and by how much in expectation, in hundredths."""
+    mean, sd = forecast.mean[LOSS] / goal.unit, forecast.sd[LOSS] / goal.unit
+    z = (top / goal.unit - BETTER - mean) / sd
     return norm.cdf(z), sd * (z * norm.cdf(z) + norm.pdf(z))
 
 

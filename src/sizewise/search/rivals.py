@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from sizewise.search.frontier import best, has_margin, limits_quality
+from sizewise.search.frontier import best, doubt, limits_quality
 from sizewise.types import Budget, Candidate, Interval
 
 __all__ = ["Costs", "opponents", "outranked", "settled"]
@@ -38,19 +38,19 @@ def outranked(costs: Costs, others: Sequence[Candidate], budget: Budget) -> Cand
     """The measured candidate that is chosen before a file of these costs however good the file is, or None.
 
     That takes a candidate that fits, and a file whose costs surely break a limit; or, under a quality limit, where cost decides, a
-    candidate that surely costs less, unless it lacks the margin that another one may have. Latencies were measured at different times:
-    they are compared by the ends of their intervals, and as ratios to the reference.
+    candidate that surely is better even if the file were sure to be proved. Latencies were measured at different times: they are
+    compared by the ends of their intervals, and as ratios to the reference.
     """
     leader = best(others, budget)
     if leader is None or leader.measured is None:
         return None
     if _breaks(costs, budget):
         return leader
-    if not limits_quality(budget) or not (leader.proof_chance is None or has_margin(leader)):
+    if not limits_quality(budget):
         return None
-    its = leader.measured
-    dearer = math.log(costs.latency.low) + math.log(costs.size_bytes) > math.log(its.latency.high) + math.log(its.size_bytes)
-    return leader if dearer and costs.latency_ratio * costs.size_bytes > its.latency_ratio * its.size_bytes else None
+    its, larger = leader.measured, math.log(costs.size_bytes / leader.measured.size_bytes) - doubt(leader.proof_chance)
+    dearer = math.log(costs.latency.low / its.latency.high) + larger > 0
+    return leader if dearer and math.log(costs.latency_ratio / its.latency_ratio) + larger > 0 else None
 
 
 def _breaks(costs: Costs, budget: Budget) -> bool:
