@@ -41,8 +41,8 @@ def fit(
     factors, precision and recovery together, each at several levels. Mild plans come first; what they measured predicts the others, and
     those are tried that may be the best that fits, until none is left or a limit is reached. Every file is lowered, loaded back from disk
     and measured.
-    With a quality limit in the budget the fitting candidate with the smallest product of latency and size is chosen,
-    without one the best in quality. The chosen file is then judged on the test split.
+    With a quality limit in the budget the fitting candidate is chosen that costs least, by the geometric mean of latency and size over
+    the chance that the test split will prove the limit; without one the best in quality. The chosen file is then judged on the test split.
 
     Args:
         task: candidates, data and metric.

@@ -262,10 +262,9 @@ class Planner:
         rows = [(scale, *self._noise(measured, self._test)) for scale, measured in seen]
         if not rows:
             return None
-        any_, own = max(rows, key=lambda row: row[2]), {}
-        for scale in self.space.scales:
-            own[scale] = max((row for row in rows if row[0] == scale), key=lambda row: row[2], default=any_)
-        half, spread = np.array([own[point.scale][1:] for point in self.space.points]).T
+        rows.sort(key=lambda row: row[2])
+        widest = {scale: next((row[1:] for row in reversed(rows) if row[0] == scale), rows[-1][1:]) for scale in self.space.scales}
+        half, spread = np.array([widest[point.scale] for point in self.space.points]).T
         return Proofs(half, np.maximum(spread, 1e-6 * self.goal.unit))
 
     def _noise(self, measured: Measurement, test: Unseen) -> tuple[float, float]:
