@@ -143,11 +143,15 @@ def recoveries(found: Space, scale: str) -> list[dict[str, Any]]:
     return [dict(step.settings) for step in steps(found, scale) if step.technique == "recovery"]
 
 
-@pytest.mark.parametrize("labels", [None, torch.tensor([0.5]), torch.tensor([1])])
-def test_targets_are_learned_where_they_are_labels_of_the_outputs(labels: Tensor | None, tmp_path: Path) -> None:
-    found = recoveries(space(tmp_path, Budget(max_drop="1 %"), recovery=RECOVERY, train=Rows(labels)), "large")
-    alone = {"epochs": 1}
-    assert found == ([alone] if labels is None or labels.is_floating_point() else [{**alone, "labels": 10.0, "features": 0.0}, alone])
+def test_targets_are_learned_where_they_are_labels_of_which_something_is_left_to_learn(tmp_path: Path) -> None:
+    whole = tiny_task(32).models["large"]
+    assert isinstance(whole, nn.Module)
+    with torch.no_grad():
+        right = whole(tiny_task(32).example.args[0]).argmax(1)
+    told, alone = {"epochs": 1, "labels": 10.0, "features": 0.0}, {"epochs": 1}
+    for labels, wanted in ((None, [alone]), (torch.tensor([0.5]), [alone]), (right, [alone]), ((right + 1) % 4, [told, alone])):
+        found = space(tmp_path, Budget(max_drop="1 %"), recovery=RECOVERY, train=Rows(labels))
+        assert recoveries(found, "large") == wanted
 
 
 def test_long_trainings_are_tried_for_a_part_of_their_time_first(tmp_path: Path) -> None:
