@@ -4,12 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
 from sizewise.types import Budget, Candidate, Limit, Measurement, Relaxation
 
 __all__ = [
-    "LEAST_CHANCE",
     "best",
     "doubt",
+    "doubts",
     "has_margin",
     "largest_drops",
     "limits_quality",
@@ -53,7 +57,13 @@ def rank_key(candidate: Candidate, budget: Budget) -> tuple[float, ...]:
 
 def doubt(chance: float | None) -> float:
     """What a chance of proof adds to the logarithm of latency times size, see `rank_key`; nothing where there is none to be had."""
-    return 0.0 if chance is None else -2 * math.log(max(chance, LEAST_CHANCE))
+    return 0.0 if chance is None else float(doubts(np.array([chance]))[0])
+
+
+def doubts(chances: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
+    """The same of many chances."""
+    found: Float[ndarray, "*shape"] = -2 * np.log(np.maximum(chances, LEAST_CHANCE))
+    return found
 
 
 def limits_quality(budget: Budget) -> bool:

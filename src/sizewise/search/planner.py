@@ -246,8 +246,8 @@ class Planner:
         """Than the best so far."""
         proofs, leader = self._proofs(), self.best()
         found = [self._rank(o, proofs)[0] for o in elsewhere if self._fits(o)]
-        if leader is not None and leader.measured is not None:
-            figures = observed_figures(leader.measured, self._reference, self._pace)
+        figures = self._figures(leader) if leader is not None else None
+        if leader is not None and figures is not None:
             found.append(self._value(figures, doubt(leader.proof_chance))[0])
         return promise(forecast, self.goal, may, min(found, default=None), every, proofs)
 
@@ -270,7 +270,8 @@ class Planner:
     def _noise(self, measured: Measurement, test: Unseen) -> tuple[float, float]:
         """The loss on validation that the test split proves to be within the limit every other time, and its standard deviation."""
         found = measured.quality.drop or measured.quality.score
-        seen, fresh = _deviation(measured), _deviation(measured) * math.sqrt(found.n / test.examples)
+        seen = _deviation(measured)
+        fresh = seen * math.sqrt(found.n / test.examples)
         return self.goal.limits[-1] - float(norm.isf(test.level)) * fresh, math.hypot(seen, fresh)
 
     def _suggested(self, forecast: Forecast, found: Promise) -> Proposal | None:
@@ -343,8 +344,8 @@ class Planner:
         if proofs is None:
             return self._value(_values(observed), 0.0)
         at = self.space.points.index(observed.point)
-        chance = float(norm.cdf((proofs.half[at] - (observed.loss or 0.0)) / proofs.spread[at]))
-        return self._value(_values(observed), doubt(chance))
+        figures = _values(observed)
+        return self._value(figures, doubt(float(proofs.chance(np.array([[figures[-1]]]), [at])[0, 0])))
 
     def _value(self, figures: Sequence[float], doubted: float) -> tuple[float, float]:
         """What is smaller where something is better."""

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.stats import norm
 
-from sizewise.search.frontier import LEAST_CHANCE as DOUBTFUL
-from sizewise.search.frontier import largest_drops
+from sizewise.search.frontier import doubts, largest_drops
 from sizewise.search.proxy import FIGURES, Forecast, Observation
 from sizewise.types import Budget, Measurement
 
@@ -62,9 +61,9 @@ class Proofs:
     half: Column
     spread: Column
 
-    def chance(self, losses: Float[ndarray, "n nodes"]) -> Float[ndarray, "n nodes"]:
-        """Per point and loss."""
-        found: Float[ndarray, "n nodes"] = norm.cdf((self.half[:, None] - losses) / self.spread[:, None])
+    def chance(self, losses: Float[ndarray, "n nodes"], at: slice | Sequence[int] = slice(None)) -> Float[ndarray, "n nodes"]:
+        """Per point and loss; of all points, or of those at some places."""
+        found: Float[ndarray, "n nodes"] = norm.cdf((self.half[at, None] - losses) / self.spread[at, None])
         return found
 
 
@@ -151,7 +150,7 @@ def promise(
 def _cheaper(forecast: Forecast, top: float, proved: Float[ndarray, "n nodes"]) -> tuple[Column, Column]:
     """The chance to cost less by more than nothing, doubt included, and by how much in expectation; no loss beyond the limit does."""
     mean, sd = forecast.mean[LATENCY] + forecast.mean[SIZE], np.hypot(forecast.sd[LATENCY], forecast.sd[SIZE])
-    z = (top - CHEAPER + 2 * np.log(np.maximum(proved, DOUBTFUL)) - mean[:, None]) / sd[:, None]
+    z = (top - CHEAPER - doubts(proved) - mean[:, None]) / sd[:, None]
     fits = proved > 0
     return (fits * norm.cdf(z)).mean(axis=1), (fits * sd[:, None] * (z * norm.cdf(z) + norm.pdf(z))).mean(axis=1)
 
