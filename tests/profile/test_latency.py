@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sizewise.errors import PreconditionError
 from sizewise.graph.groups import Group, Member, kept_rows
-from sizewise.graph.surgery import axis_size, cut
+from sizewise.graph.surgery import WHOLE, axis_size, cut
 from sizewise.profile.channel_cost import removable
 from sizewise.profile.latency_cost import latency_cost
 from sizewise.profile.latency_target import Choice, aim, counts_for_latency
@@ -246,6 +246,15 @@ def test_the_latency_is_that_of_the_cut_model(tmp_path: Path, split: bool) -> No
     share = timer.beside(model, X)
     for counts in ([0, 0, 0], [32, 0, 16], [56, 88, 8]):
         assert cost(counts) / cost.whole == pytest.approx(share(smaller(model, groups, counts)), rel=1e-6)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_a_block_that_is_left_out_takes_the_time_of_its_layers_along(tmp_path: Path, split: bool) -> None:
+    """Also where nothing else can go, so that no layer is timed for its channels."""
+    model = Chain((3, 64, 64, 10)).eval()
+    cost = latency_cost(model, [Group(1, (Member("layers", WHOLE, (0,)),))], X, FakeTimer(tmp_path, macs, split), 8)
+    assert cost([0]) == cost.whole
+    assert cost([1]) == pytest.approx(cost.whole * (1 - 1 / 1.2))
 
 
 def choose(model: Chain, timer: FakeTimer, rate: float, multiple: int = 8) -> Choice:

@@ -1,6 +1,6 @@
 """The latency of a network with so many channels removed from every group, from measured times of its layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -26,7 +26,7 @@ def latency_cost(
 ) -> ChannelCost:
     """Seconds of a call with so many channels removed from every group.
 
-    Layers that lose channels are timed alone, at a grid of counts. Each counts for what it takes within the whole model, and falls as
+    Layers that lose channels are timed alone, at a grid of counts, and those in blocks that may be left out as they are. Each counts for what it takes within the whole model, and falls as
     the lone layer does; what runs around the layers stays.
 
     Args:
@@ -41,8 +41,9 @@ def latency_cost(
         UnsupportedModel: the runtime cannot run the model or one of its layers.
     """
     profile = timer.profile(model, example)
-    axes = shared_axes(groups)
-    shapes = {path: found for path, found in layer_shapes(model, example).items() if path in axes}
+    every = layer_shapes(model, example)
+    axes: dict[str, set[str]] = {path: set() for path in _in_blocks(groups, every)} | shared_axes(groups)
+    shapes = {path: found for path, found in every.items() if path in axes}
     wanted = [Wanted(shape=s, out="out" in axes[path], into="in" in axes[path]) for path, found in shapes.items() for s in found]
     grids = layer_times(timer, wanted, multiple, progress)
     lone = {path: sum(grids[shape].whole for shape in found) for path, found in shapes.items()}
@@ -50,6 +51,12 @@ def latency_cost(
     whole = profile.latency_s.value
     amounts = amounts_within(profile, lone, whole)
     return ChannelCost(groups, whole, amounts, {path: _share([grids[shape] for shape in found]) for path, found in shapes.items()})
+
+
+def _in_blocks(groups: Sequence[Group], paths: Iterable[str]) -> list[str]:
+    """The layers that go with a block."""
+    blocks = tuple(f"{group.name}." for group in groups if group.is_block)
+    return [path for path in paths if path.startswith(blocks)]
 
 
 def amounts_within(profile: Cost, lone: Mapping[str, float], whole: float) -> dict[str, float]:
