@@ -14,9 +14,10 @@ from tests.search.spaces import BASES, REFERENCE, TRAITS, goal, measured, partly
 
 from sizewise.errors import UsageError
 from sizewise.evaluate.proof import proof_chance
+from sizewise.pipeline.searching import no_time
 from sizewise.search.frontier import best, rank_key
 from sizewise.search.levers import precision_lever, pruning_lever, recovery_lever
-from sizewise.search.planner import Planner, Unseen
+from sizewise.search.planner import Planner, Proposal, Unseen
 from sizewise.search.space import Point, Space
 from sizewise.search.storage import sqlite_url
 from sizewise.search.study import Study
@@ -218,35 +219,68 @@ def test_mixed_precision_is_tried_only_where_integers_lost_too_much(folder: Path
         assert mixed or name == "easy"
 
 
-def test_a_long_training_is_tried_only_where_the_short_one_lost_too_much(folder: Path) -> None:
-    brief, whole = (Step(technique="recovery", settings={"epochs": epochs}) for epochs in (1, 4))
-    own = (pruning_lever("macs", recovers=True), recovery_lever({"source": whole}, {"source": brief}), precision_lever({}))
-    space = Space({"large": own}, TRAITS, seed=0)
+BRIEF, WHOLE = (Step(technique="recovery", settings={"epochs": epochs}) for epochs in (1, 4))
+TRAINED = Space(
+    {"large": (pruning_lever("macs", recovers=True), recovery_lever({"source": WHOLE}, {"source": BRIEF}), precision_lever({}))},
+    TRAITS,
+    seed=0,
+)
+
+
+def trained(folder: Path) -> Study:
+    return Study(TRAINED, sqlite_url(folder / "long.db"), "s", "a", seed=0)
+
+
+def trains(made: Study) -> Planner:
     budget = Budget(max_drop="1 %")
+    return Planner(TRAINED, budget, goal(budget), BASES, made, [TRAINED.points[0]], REFERENCE)
 
-    def healed(point: Point) -> Candidate:
-        """Four epochs give back all but a third of what one leaves."""
-        pruned, recovery, _ = point.levels
-        found = measured(SPACE, Point("large", (pruned, "off", "off", "off")))
-        assert found.measured is not None
-        drop = found.measured.quality.drop
-        assert drop is not None
-        lost = drop.value * (0.3 if recovery == "source, long" else 1.0)
-        quality = replace(found.measured.quality, score=Interval.exact(REFERENCE - lost), drop=Interval.exact(lost))
-        return replace(found, id=space.plan(point).id, plan=space.plan(point), measured=replace(found.measured, quality=quality))
 
-    with closing(Study(space, sqlite_url(folder / "long.db"), "s", "a", seed=0)) as made:
-        search = Planner(space, budget, goal(budget), BASES, made, [space.points[0]], REFERENCE)
-        tried = list(run(search, healed))
-    longer = [c.plan for c in tried if c.plan.steps and c.plan.steps[1] == whole]
+def healed(point: Point) -> Candidate:
+    """Four epochs give back all but a third of what one leaves."""
+    pruned, recovery, _ = point.levels
+    found = measured(SPACE, Point("large", (pruned, "off", "off", "off")))
+    assert found.measured is not None
+    drop = found.measured.quality.drop
+    assert drop is not None
+    lost = drop.value * (0.3 if recovery == "source, long" else 1.0)
+    quality = replace(found.measured.quality, score=Interval.exact(REFERENCE - lost), drop=Interval.exact(lost))
+    plan = TRAINED.plan(point)
+    return replace(found, id=plan.id, plan=plan, measured=replace(found.measured, quality=quality), seconds=100)
+
+
+def test_a_long_training_is_tried_only_where_the_short_one_lost_too_much(folder: Path) -> None:
+    budget = Budget(max_drop="1 %")
+    with closing(trained(folder)) as made:
+        tried = list(run(trains(made), healed))
+    longer = [c.plan for c in tried if c.plan.steps and c.plan.steps[1] == WHOLE]
     assert longer
     for plan in longer:
-        (twin,) = [c for c in tried if c.plan.steps == (plan.steps[0], brief)]
+        (twin,) = [c for c in tried if c.plan.steps == (plan.steps[0], BRIEF)]
         assert tried.index(twin) < [c.plan for c in tried].index(plan)
         assert budget.violations(twin.measured)  # type: ignore[arg-type]
     chosen = best(tried, budget)
     assert chosen is not None
     assert chosen.plan in longer
+
+
+def test_no_short_training_is_begun_that_leaves_no_time_for_a_whole_one(folder: Path) -> None:
+    with closing(trained(folder)) as made:
+        search, done = trains(made), list[Candidate]()
+        proposal: Proposal | None = None
+        while not search.whole_trainings():
+            proposal = search.next()
+            assert proposal is not None
+            assert no_time(500, done, search, proposal) is None, "nothing whole is promising yet"
+            done.append(healed(proposal.point))
+            search.tell(proposal, done[-1])
+        assert proposal is not None
+        wanted = search.whole_trainings()[0]
+        brief = next(point for point in search.left() if TRAINED.longer(point) is not None)
+        (short, long) = (replace(proposal, point=point, plan=TRAINED.plan(point)) for point in (brief, wanted))
+        assert [no_time(left, done, search, short) is None for left in (None, 501, 499, 399, 99)] == [True, True, False, True, False]
+        assert TRAINED.plan(wanted).label in str(no_time(499, done, search, short))
+        assert [no_time(left, done, search, long) is None for left in (401, 399)] == [True, False]
 
 
 def test_what_is_put_off_is_not_proposed_again_but_by_a_later_run(folder: Path) -> None:

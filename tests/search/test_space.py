@@ -39,6 +39,17 @@ def test_no_two_points_mean_the_same_plan_and_every_plan_finds_its_point() -> No
     assert SPACE.find(Plan(scale="large", steps=(INT8,), seed=4)) is None, "another seed is another plan"
 
 
+def test_every_short_training_has_its_whole_one() -> None:
+    own = (pruning_lever("macs", recovers=True), recovery_lever({"source": TAUGHT}, {"source": RECOVERY}), precision_lever({}))
+    space = Space({"large": own}, TRAITS, seed=0)
+    for point in space.points:
+        whole = space.longer(point)
+        assert (whole is not None) == (RECOVERY in space.plan(point).steps)
+        if whole is not None:
+            assert space.plan(whole).steps == (space.plan(point).steps[0], TAUGHT)
+            assert space.longer(whole) is None
+
+
 rates = st.sampled_from([OFF, *(f"{0.05 * n:g}" for n in range(1, 20))])
 
 

@@ -30,7 +30,7 @@ from sizewise.search.study import Study
 from sizewise.types import Candidate, Plan, SearchRecord, to_json
 from sizewise.units import format_seconds
 
-__all__ = ["Limits", "expected_seconds", "finished_before", "mild_points", "module_latencies", "plan_search", "search"]
+__all__ = ["Limits", "expected_seconds", "finished_before", "mild_points", "module_latencies", "no_time", "plan_search", "search"]
 
 HUNDREDTH = 0.01
 NO_LOSS = 1e-9
@@ -246,21 +246,44 @@ def _reached(run: _Run) -> bool:
 
 def _begin(run: _Run, proposal: Proposal) -> bool:
     """Begin to try a plan, or say why it is not worth it; whether it was begun."""
-    about = expected_seconds(run.done, proposal.plan)
-    left = run.setup.seconds_left
-    if left is not None and 0 < left < about:
+    if reason := no_time(run.setup.seconds_left, run.done, run.planner, proposal):
         run.put_off.append(proposal.plan)
-        run.planner.put_off(proposal, f"it would take about {format_seconds(about)}, more than is left")
+        run.planner.put_off(proposal, reason)
         return False
     candidate = _given_up(run, proposal)
     if candidate is not None:
         run.setup.store.save_candidate(candidate)
         _finish(run, proposal, candidate)
         return False
+    about = expected_seconds(run.done, proposal.plan)
     length = f", about {format_seconds(about)}" if about else ""
     run.setup.progress.working(f"{proposal.plan.scale}: {proposal.plan.label} ({proposal.why}{length})")
     run.hands.begin(proposal)
     return True
+
+
+def no_time(left: float | None, done: Sequence[Candidate], planner: Planner, proposal: Proposal) -> str | None:
+    """Why a plan is not begun this late, or None.
+
+    What tries a training for a part of its time looks where the whole one would pay; it is of no use once that would not end in time.
+
+    Args:
+        left: seconds; None where there is no limit, and what is not above 0 stops nothing.
+        done: what was tried.
+        planner: of the search.
+        proposal: the plan.
+    """
+    about = expected_seconds(done, proposal.plan)
+    if left is None or left <= 0:
+        return None
+    if left < about:
+        return f"it would take about {format_seconds(about)}, more than is left"
+    if planner.space.longer(proposal.point) is None:
+        return None
+    for plan in map(planner.space.plan, planner.whole_trainings()):
+        if (needed := expected_seconds(done, plan)) <= left:
+            return f"it would leave no time for {plan.label}" if needed > left - about else None
+    return None
 
 
 def _finish(run: _Run, proposal: Proposal, candidate: Candidate) -> None:

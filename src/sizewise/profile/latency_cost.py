@@ -26,8 +26,8 @@ def latency_cost(
 ) -> ChannelCost:
     """Seconds of a call with so many channels removed from every group.
 
-    Layers that lose channels are timed alone, at a grid of counts, and those in blocks that may be left out as they are. Each counts for what it takes within the whole model, and falls as
-    the lone layer does; what runs around the layers stays.
+    Layers that lose channels are timed alone, at a grid of counts, and those in blocks that may be left out as they are. Each counts for
+    what it takes within the whole model, and falls as the lone layer does; what runs around the layers stays.
 
     Args:
         model: in inference mode.

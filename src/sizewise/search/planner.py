@@ -132,6 +132,11 @@ class Planner:
         order = np.argsort(-found.gain, kind="stable")
         return [self.space.points[at] for at in order if found.gain[at] > 0]
 
+    def whole_trainings(self) -> list[Point]:
+        """Of those, the ones whose training was tried for a part of its time."""
+        begun = {self.space.longer(point) for point in self._done}
+        return [point for point in self.left() if point in begun]
+
     def chances(self, forecast: Forecast) -> Column:
         """Per point of the space, how probable it is that it is the best that fits."""
         return self._promise(forecast).chance

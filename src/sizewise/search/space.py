@@ -178,6 +178,14 @@ class Space:
         order = ordered_steps(steps, self._traits)
         return None if order is None else self._points[Plan(scale=scale, steps=order, seed=self._seed).id]
 
+    def longer(self, point: Point) -> Point | None:
+        """The same with the whole training; None where a point has no training, or the whole already."""
+        for at, lever in enumerate(self._levers[point.scale]):
+            whole = next((level.name for level in lever.levels if lever.heals and level.repairs == point.levels[at]), None)
+            if whole is not None:
+                return self.canonical(point.scale, (*point.levels[:at], whole, *point.levels[at + 1 :]))
+        return None
+
     def _meant(self, scale: str, levels: tuple[str, ...]) -> Point:
         """Levels that exist there; healing goes with shrinking."""
         own = self._levers[scale]
