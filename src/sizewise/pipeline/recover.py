@@ -68,7 +68,7 @@ def recover(
         validation: loader of batches in a fixed order. With it, the best of the states at every quarter of the training and of the
             student as it was is what comes back.
         metric: that says which is best, as for `sizewise.Task`; by default the distance to the teacher's outputs.
-        lr: peak learning rate of Adam; "auto" is 0.001, and 0.0002 for models without batch normalization.
+        lr: peak learning rate of Adam; "auto" is 0.003, and 0.0002 for models without batch normalization.
         temperature: that softens class scores.
         features: weight of what blocks pass on, beside the outputs; 0 leaves it out. It is large: every block then knows by itself
             what it lacks, and in a short training that brings the outputs nearer to the teacher's than asking for them.

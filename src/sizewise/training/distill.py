@@ -37,8 +37,8 @@ SAY_EVERY = 1.0  # seconds between words to the display
 WINDOW = 10  # steps that a loss before and after is averaged over
 SAMPLE = 512  # examples for normalization statistics
 CLIP = 5.0  # gradients are no longer than this
-NORMALIZED_LR, OTHER_LR = 1e-3, 2e-4
-TEMPERATURE, FEATURES, LABELS = 4.0, 100.0, 0.0
+NORMALIZED_LR, OTHER_LR = 3e-3, 2e-4
+TEMPERATURE, FEATURES, LABELS = 4.0, 1000.0, 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sizewise.graph.learned_codes import learning
 from sizewise.graph.prepared import Prepared
 from sizewise.graph.taps import Runnable, block_outputs, tapped
 from sizewise.protocols import Progress
-from sizewise.training.distill import FEATURES, LABELS, TEMPERATURE, Judge, Outcome, Recipe, distill
+from sizewise.training.distill import LABELS, TEMPERATURE, Judge, Outcome, Recipe, distill
 from sizewise.training.objective import Weights
 from sizewise.training.schedule import Length
 
@@ -21,6 +21,7 @@ __all__ = ["LEARNED", "Learned", "frozen_names", "train_integers"]
 Learned = Literal["scales", "codes"]
 LEARNED: tuple[Learned, ...] = get_args(Learned)
 RATES: dict[Learned, float] = {"scales": 3e-3, "codes": 2e-4}
+FEATURES = 100.0  # codes are near the float model to begin with: less than where layers or blocks are gone
 
 
 def train_integers(
