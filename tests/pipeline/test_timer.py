@@ -1,5 +1,6 @@
 """What techniques may ask about speed, and pruning by it."""
 
+import copy
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from sizewise.pipeline.timer import RuntimeTimer, timer_for
 from sizewise.protocols import Context, Inputs
 from sizewise.runtimes.onnxruntime import OnnxRuntime
 from sizewise.testing import NullRuntime, TinyConv
-from sizewise.types import Device, LayerShape
+from sizewise.types import Artefact, Device, LayerShape
 
 X = Inputs((torch.randn(1, 1, 6, 6),))
 
@@ -41,6 +42,34 @@ def test_another_model_is_timed_beside(runtime: OnnxRuntime | NullRuntime) -> No
     share = RuntimeTimer(runtime, load_device("local")).beside(TinyConv(width=8).eval(), X)
     assert 0 < share(TinyConv(width=16).eval()) < float("inf")
     assert 0 < share(TinyConv(width=4).eval()) < float("inf")
+
+
+def test_what_a_model_costs_is_measured_once_until_its_weights_its_code_or_its_inputs_are_others() -> None:
+    lowered: list[nn.Module] = []
+
+    class Counted(NullRuntime):
+        def lower(self, model: nn.Module, example: Inputs, path: Path, *, named: bool = False) -> Artefact:
+            lowered.append(model)
+            return super().lower(model, example, path, named=named)
+
+    def timed(model: nn.Module, inputs: Inputs = X) -> int:
+        before = len(lowered)
+        timer.profile(model, inputs)
+        timer.beside(model, inputs)
+        return len(lowered) - before
+
+    timer, model = RuntimeTimer(Counted(), load_device("local")), TinyConv(width=8).eval()
+    assert timed(model) == 2
+    assert timed(copy.deepcopy(model)) == 0
+    share = timer.beside(model, X)
+    share(model)
+    share(model)
+    assert len(lowered) == 4, "what is timed beside it is made anew"
+    assert timed(model, Inputs((torch.randn(2, 1, 6, 6),))) == 2
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    assert timed(model) == 2
+    assert timed(nn.Sequential(model, nn.ReLU()).eval()) == 2
 
 
 def test_figures_hold_for_a_runtime_its_versions_and_the_machine(tmp_path: Path) -> None:

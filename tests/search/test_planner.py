@@ -21,7 +21,7 @@ from sizewise.search.planner import Planner, Proposal, Unseen
 from sizewise.search.space import Point, Space
 from sizewise.search.storage import sqlite_url
 from sizewise.search.study import Study
-from sizewise.types import Budget, Candidate, Interval, Step
+from sizewise.types import Budget, Candidate, Change, Interval, Step
 
 SPACE = small_space()
 BUDGET = Budget(latency="2.5 ms", size="2 MB", max_drop="1 %")
@@ -246,7 +246,8 @@ def healed(point: Point) -> Candidate:
     lost = drop.value * (0.3 if recovery == "source, long" else 1.0)
     quality = replace(found.measured.quality, score=Interval.exact(REFERENCE - lost), drop=Interval.exact(lost))
     plan = TRAINED.plan(point)
-    return replace(found, id=plan.id, plan=plan, measured=replace(found.measured, quality=quality), seconds=100)
+    changes = tuple(Change(seconds=100.0 * (step in (BRIEF, WHOLE))) for step in plan.steps)
+    return replace(found, id=plan.id, plan=plan, measured=replace(found.measured, quality=quality), seconds=100, changes=changes)
 
 
 def test_a_long_training_is_tried_only_where_the_short_one_lost_too_much(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The only place where techniques run: copies, seeds, checks traits and verifies what a technique promised."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -114,7 +115,9 @@ def _after(state: _State, step: Step, context: Context) -> _State:
 def _done(state: _State, step: Step, context: Context) -> _State:
     technique = make_technique(step.technique, step.settings)
     _check_traits(step.technique, technique, state.traits)
+    begin = time.perf_counter()
     module, change = run_technique(technique, state.module, replace(context, chosen=step.record))
+    change = replace(change, seconds=time.perf_counter() - begin)
     _check_outputs(step.technique, module, context)
     traits = state.traits & ~technique.removes | technique.gives
     return replace(state, module=module, traits=traits, steps=(*state.steps, step), changes=(*state.changes, change))

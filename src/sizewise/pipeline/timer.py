@@ -1,11 +1,14 @@
 """What a technique may ask about speed, answered by a runtime on this machine."""
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
+from torch.fx import GraphModule
 
+from sizewise.data.batches import digest
 from sizewise.files import cache_folder
 from sizewise.profile.attribution import with_measured
 from sizewise.profile.static import analyse
@@ -22,6 +25,8 @@ BLOCK_S = 0.02
 class RuntimeTimer:
     """Times files of models, and kernels of lone layers.
 
+    What a model costs, and the file that others are timed beside, are kept: a search asks for those of one model at every rate.
+
     Args:
         runtime: what lowers and runs them.
         device: this machine; its threads are used.
@@ -32,6 +37,8 @@ class RuntimeTimer:
         self.name = runtime.name
         self.folder = folder or cache_folder()
         self.runtime, self.device = runtime, device
+        self._costs: dict[str, Cost] = {}
+        self._whole: tuple[str, Callable[[], object]] | None = None
 
     @property
     def facts(self) -> str:
@@ -49,6 +56,12 @@ class RuntimeTimer:
         Raises:
             UnsupportedModel: a model that the runtime cannot lower.
         """
+        key = _content(model, example)
+        if key not in self._costs:
+            self._costs[key] = self._profile(model, example)
+        return self._costs[key]
+
+    def _profile(self, model: nn.Module, example: Inputs) -> Cost:
         analysis = analyse(model, example)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / self.runtime.file_name
@@ -70,7 +83,9 @@ class RuntimeTimer:
         Raises:
             UnsupportedModel: a model that the runtime cannot lower; the function raises it too.
         """
-        whole = self._call(model, example)
+        key = _content(model, example)
+        whole = self._whole[1] if self._whole is not None and self._whole[0] == key else self._call(model, example)
+        self._whole = (key, whole)
         return lambda other: _share(whole, self._call(other, example))
 
     def file_share(self, whole: Path, other: Path, example: Inputs) -> float:
@@ -84,6 +99,16 @@ class RuntimeTimer:
             path = Path(folder) / self.runtime.file_name
             self.runtime.lower(model, example, path)
             return self.runtime.load(path, threads=self.device.threads).prepare(example)
+
+
+def _content(model: nn.Module, example: Inputs) -> str:
+    """A hash of a model's code, as far as it shows, its tensors, and the example."""
+    code = model.code if isinstance(model, GraphModule) else repr(model)
+    hashed = hashlib.sha256(f"{type(model)} {code}".encode())
+    for name, tensor in model.state_dict().items():
+        digest(Inputs((tensor,)), name, hashed)
+    digest(example, None, hashed)
+    return hashed.hexdigest()
 
 
 def _share(whole: Callable[[], object], other: Callable[[], object]) -> float:

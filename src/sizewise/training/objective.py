@@ -18,7 +18,9 @@ from sizewise.protocols import Inputs
 
 __all__ = ["Objective", "Weights", "matched_paths"]
 
-MOST_PATHS = 32  # features beyond so many say the same again, and the teacher's all lie in memory at once
+# features beyond so many say the same again, and take time: ResNet-56 without half of its blocks had 88.4 % after an epoch with 5, 88.2 %
+# with 3 or with all 13, in 0.87 and 0.84 of the time
+MOST_PATHS = 5
 Features = dict[str, list[Tensor]]
 Loss = Callable[[Any, Any], Tensor]
 

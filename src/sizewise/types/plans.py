@@ -46,6 +46,7 @@ class Change:
         notes: remarks for the report.
         record: JSON-able facts that `rebuild` needs to make the same structure again without data.
         contributions: what of the stored file's size is owed to it.
+        seconds: that it took; of no meaning for what was done.
     """
 
     touched: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class Change:
     notes: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
     contributions: tuple[Contribution, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
 
 
 class Trait(Flag):
