@@ -23,7 +23,7 @@ from sizewise.protocols import Inputs
 from sizewise.types import Budget
 
 DROP, WANTED, TIME, CALIBRATION = 1.0, 1.8, "30m", 512
-RECOVERY = "5epochs"
+RECOVERY = "4epochs"
 
 
 def main() -> int:

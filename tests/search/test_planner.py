@@ -250,16 +250,17 @@ def healed(point: Point) -> Candidate:
     return replace(found, id=plan.id, plan=plan, measured=replace(found.measured, quality=quality), seconds=100, changes=changes)
 
 
-def test_a_long_training_is_tried_only_where_the_short_one_lost_too_much(folder: Path) -> None:
+def test_a_long_training_is_tried_only_after_a_short_one_lost_too_much_where_no_less_was_taken_away(folder: Path) -> None:
     budget = Budget(max_drop="1 %")
     with closing(trained(folder)) as made:
         tried = list(run(trains(made), healed))
     longer = [c.plan for c in tried if c.plan.steps and c.plan.steps[1] == WHOLE]
     assert longer
     for plan in longer:
-        (twin,) = [c for c in tried if c.plan.steps == (plan.steps[0], BRIEF)]
-        assert tried.index(twin) < [c.plan for c in tried].index(plan)
-        assert budget.violations(twin.measured)  # type: ignore[arg-type]
+        before = tried[: [c.plan for c in tried].index(plan)]
+        short = [c for c in before if c.plan.steps and c.plan.steps[1] == BRIEF]
+        rates = [c.plan.steps[0].settings["rate"] for c in short if budget.violations(c.measured)]  # type: ignore[arg-type]
+        assert plan.steps[0].settings["rate"] <= max(rates)
     chosen = best(tried, budget)
     assert chosen is not None
     assert chosen.plan in longer

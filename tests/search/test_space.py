@@ -45,9 +45,19 @@ def test_every_short_training_has_its_whole_one() -> None:
     for point in space.points:
         whole = space.longer(point)
         assert (whole is not None) == (RECOVERY in space.plan(point).steps)
+        assert (space.shorter(point) is not None) == (TAUGHT in space.plan(point).steps)
         if whole is not None:
             assert space.plan(whole).steps == (space.plan(point).steps[0], TAUGHT)
-            assert space.longer(whole) is None
+            assert space.shorter(whole) == point
+
+
+def test_what_takes_more_away_and_is_the_same_otherwise_is_as_strong() -> None:
+    mild, harsh = (SPACE.canonical("large", (rate, OFF, "source", "int8")) for rate in ("0.3", "0.5"))
+    assert mild is not None
+    assert harsh is not None
+    assert [SPACE.as_strong(harsh, mild), SPACE.as_strong(mild, mild), SPACE.as_strong(mild, harsh)] == [True, True, False]
+    others = [("large", ("0.5", OFF, "source", OFF)), ("small", harsh.levels), ("large", ("0.1", "0.4", "source", "int8"))]
+    assert not any(SPACE.as_strong(other, mild) for scale, levels in others if (other := SPACE.canonical(scale, levels)) is not None)
 
 
 rates = st.sampled_from([OFF, *(f"{0.05 * n:g}" for n in range(1, 20))])

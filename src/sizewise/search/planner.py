@@ -133,9 +133,8 @@ class Planner:
         return [self.space.points[at] for at in order if found.gain[at] > 0]
 
     def whole_trainings(self) -> list[Point]:
-        """Of those, the ones whose training was tried for a part of its time."""
-        begun = {self.space.longer(point) for point in self._done}
-        return [point for point in self.left() if point in begun]
+        """Of those, the ones with a whole training where a part of it can be tried."""
+        return [point for point in self.left() if self.space.shorter(point) is not None]
 
     def chances(self, forecast: Forecast) -> Column:
         """Per point of the space, how probable it is that it is the best that fits."""
@@ -231,13 +230,19 @@ class Planner:
         return Promise(found.chance, np.zeros_like(found.gain)) if found.nearing and self._nearer >= NEAREST else found
 
     def _has_what_to_repair(self, point: Point) -> bool:
-        """Whether a plan that loses less than another is of use: the other was tried, and does not keep the limit, or not by a margin."""
-        for at, level in enumerate(self.space.levels(point)):
-            if level.repairs is not None:
-                twin = self.space.canonical(point.scale, (*point.levels[:at], level.repairs, *point.levels[at + 1 :]))
-                tried = self._done.get(twin) if twin is not None else None
-                if tried is None or tried.status == "failed" or self._keeps_quality(tried):
-                    return False
+        """Whether a plan that loses less than another is of use: the other was tried, and does not keep the limit, or not by a margin.
+
+        A whole training also is where a part of it did not suffice after more was taken away: what it would have left of this scale
+        need not be known first.
+        """
+        for at, (lever, level) in enumerate(zip(self.space.levers(point.scale), self.space.levels(point), strict=True)):
+            if level.repairs is None:
+                continue
+            twin = self.space.at_level(point, at, level.repairs)
+            twins = [twin] if not lever.heals else [found for found in self._done if twin is not None and self.space.as_strong(found, twin)]
+            tried = [self._done[twin] for twin in twins if twin in self._done]
+            if not any(candidate.status != "failed" and not self._keeps_quality(candidate) for candidate in tried):
+                return False
         return True
 
     def _keeps_quality(self, candidate: Candidate) -> bool:

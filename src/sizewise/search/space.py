@@ -183,8 +183,26 @@ class Space:
         for at, lever in enumerate(self._levers[point.scale]):
             whole = next((level.name for level in lever.levels if lever.heals and level.repairs == point.levels[at]), None)
             if whole is not None:
-                return self.canonical(point.scale, (*point.levels[:at], whole, *point.levels[at + 1 :]))
+                return self.at_level(point, at, whole)
         return None
+
+    def shorter(self, point: Point) -> Point | None:
+        """The same with a part of the training; None where a point has none, or there is no part of it."""
+        for at, (lever, level) in enumerate(zip(self._levers[point.scale], self.levels(point), strict=True)):
+            if lever.heals and level.repairs is not None:
+                return self.at_level(point, at, level.repairs)
+        return None
+
+    def at_level(self, point: Point, at: int, name: str) -> Point | None:
+        """The same with another level of one lever; None where its steps do not go together then."""
+        return self.canonical(point.scale, (*point.levels[:at], name, *point.levels[at + 1 :]))
+
+    def as_strong(self, point: Point, than: Point) -> bool:
+        """Whether a point does the same as another, or more of it: it has the same levels but of ordered levers, and no weaker ones."""
+        if point.scale != than.scale:
+            return False
+        rows = zip(self._levers[point.scale], self.levels(point), self.levels(than), strict=True)
+        return all(mine.strength >= theirs.strength if lever.ordered else mine.name == theirs.name for lever, mine, theirs in rows)
 
     def _meant(self, scale: str, levels: tuple[str, ...]) -> Point:
         """Levels that exist there; healing goes with shrinking."""
