@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import sizewise
-from sizewise.pipeline.searching import expected_seconds
 from sizewise.protocols import Inputs
 from sizewise.search.storage import sqlite_url
 from sizewise.testing import NullRuntime, TinyConv, tiny_task
-from sizewise.types import Candidate, Change, Plan, RunRecord, Step, from_json, to_json
+from sizewise.types import RunRecord, from_json, to_json
 
 WHOLE = sizewise.Budget(latency="10 s", size="1 MB", memory="1 GB", max_drop="30 %")
 
@@ -282,25 +281,6 @@ def test_a_time_limit_leaves_the_rest_untried_and_resume_does_it(tmp_path: Path,
     assert any("time limit" in warning for warning in short.record.warnings)
     rest = sizewise.fit(tiny_task(32), sizewise.Budget(size="1 MB"), NullRuntime(), out=out, resume=True)
     assert not [c for c in rest.record.candidates if c.status == "untried"]
-
-
-def test_how_long_a_trial_takes_is_told_by_its_like_and_by_the_length_of_its_training() -> None:
-    pruned, int8 = Step(technique="channel_pruning", settings={"rate": 0.5}), Step(technique="int8_static")
-    brief, whole = (Step(technique="recovery", settings={"epochs": epochs}) for epochs in (0.5, 2))
-
-    def tried(scale: str, **seconds: float) -> Candidate:
-        """Of which the second step took so many."""
-        steps = (pruned, brief, int8) if seconds["trained"] else (int8,)
-        changes = tuple(Change(seconds=seconds["trained"] if step is brief else 1.0) for step in steps)
-        plan = Plan(scale=scale, steps=steps)
-        return Candidate(id=plan.id, plan=plan, status="measured", seconds=seconds["whole"], changes=changes)
-
-    done = [tried("a", whole=10, trained=0), tried("a", whole=100, trained=60), tried("b", whole=30, trained=10)]
-    harder = Step(technique="channel_pruning", settings={"rate": 0.6})
-    assert expected_seconds(done, Plan(scale="a", steps=(harder, brief, int8))) == 100
-    assert expected_seconds(done, Plan(scale="a", steps=(harder, whole, int8))) == 40 + 4 * 60
-    assert expected_seconds(done, Plan(scale="c", steps=(harder, brief, int8))) == 65, "another scale's, where its own are unknown"
-    assert expected_seconds(done, Plan(scale="a", steps=(harder, int8))) == 0, "nothing like it was tried"
 
 
 def test_no_trial_is_begun_that_will_not_be_done_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

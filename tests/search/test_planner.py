@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -236,8 +237,8 @@ def trains(made: Study) -> Planner:
     return Planner(TRAINED, budget, goal(budget), BASES, made, [TRAINED.points[0]], REFERENCE)
 
 
-def healed(point: Point) -> Candidate:
-    """Four epochs give back all but a third of what one leaves."""
+def healed(point: Point, seconds: float = 100.0) -> Candidate:
+    """Four epochs give back all but a third of what one leaves; one takes so many seconds, and a trial nothing besides."""
     pruned, recovery, _ = point.levels
     found = measured(SPACE, Point("large", (pruned, "off", "off", "off")))
     assert found.measured is not None
@@ -246,8 +247,10 @@ def healed(point: Point) -> Candidate:
     lost = drop.value * (0.3 if recovery == "source, long" else 1.0)
     quality = replace(found.measured.quality, score=Interval.exact(REFERENCE - lost), drop=Interval.exact(lost))
     plan = TRAINED.plan(point)
-    changes = tuple(Change(seconds=100.0 * (step in (BRIEF, WHOLE))) for step in plan.steps)
-    return replace(found, id=plan.id, plan=plan, measured=replace(found.measured, quality=quality), seconds=100, changes=changes)
+    times = [seconds * (4 if step == WHOLE else 1) if step in (BRIEF, WHOLE) else 0.0 for step in plan.steps]
+    changes = tuple(Change(seconds=time) for time in times)
+    took = max(sum(times), 1.0)
+    return replace(found, id=plan.id, plan=plan, measured=replace(found.measured, quality=quality), seconds=took, changes=changes)
 
 
 def test_a_long_training_is_tried_only_after_a_short_one_lost_too_much_where_no_less_was_taken_away(folder: Path) -> None:
@@ -264,6 +267,16 @@ def test_a_long_training_is_tried_only_after_a_short_one_lost_too_much_where_no_
     chosen = best(tried, budget)
     assert chosen is not None
     assert chosen.plan in longer
+
+
+def test_what_takes_long_is_tried_later(folder: Path) -> None:
+    firsts = []
+    for seconds in (0.0, 1e5):
+        (folder / f"{seconds}").mkdir()
+        with closing(trained(folder / f"{seconds}")) as made:
+            tried = list(run(trains(made), partial(healed, seconds=seconds), most=12))
+        firsts.append(next(at for at, c in enumerate(tried) if WHOLE in c.plan.steps))
+    assert firsts[0] < firsts[1]
 
 
 def test_no_short_training_is_begun_that_leaves_no_time_for_a_whole_one(folder: Path) -> None:

@@ -20,17 +20,18 @@ from sizewise.pipeline.settle import score_in_full
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.trial import Bench, outcome
 from sizewise.profile.timing import time_interleaved
+from sizewise.search.duration import expected_seconds
 from sizewise.search.frontier import best, has_margin
 from sizewise.search.planner import Planner, Proposal, Unseen
 from sizewise.search.promise import Goal, goal_of
 from sizewise.search.proxy import Base
 from sizewise.search.rivals import settled
-from sizewise.search.space import HEALER, Point, Space, harsher, learns_more
+from sizewise.search.space import Point, Space, harsher, learns_more
 from sizewise.search.study import Study
-from sizewise.types import Candidate, Plan, SearchRecord, Step, to_json
+from sizewise.types import Candidate, Plan, SearchRecord, to_json
 from sizewise.units import format_seconds
 
-__all__ = ["Limits", "expected_seconds", "finished_before", "mild_points", "module_latencies", "no_time", "plan_search", "search"]
+__all__ = ["Limits", "finished_before", "mild_points", "module_latencies", "no_time", "plan_search", "search"]
 
 HUNDREDTH = 0.01
 NO_LOSS = 1e-9
@@ -332,35 +333,6 @@ def _give_up_scales(run: _Run) -> None:
 def _was_tried(candidate: Candidate) -> bool:
     """Whether it took a trial; what is given up by a rule takes none."""
     return candidate.status in ("measured", "failed", "beaten") or (candidate.status == "stopped" and candidate.seconds > 0)
-
-
-def expected_seconds(done: Sequence[Candidate], plan: Plan) -> float:
-    """How long a trial may take, by those of the same techniques, whose training takes longer in proportion; 0 where there are none.
-
-    Those of the same scale count alone, where there are some.
-    """
-    kinds = [step.technique for step in plan.steps]
-    alike = [c for c in done if c.seconds and [step.technique for step in c.plan.steps] == kinds]
-    alike = [c for c in alike if c.plan.scale == plan.scale] or alike
-    return float(np.median([c.seconds + _trained_seconds(c) * _longer(plan, c.plan) for c in alike])) if alike else 0.0
-
-
-def _trained_seconds(candidate: Candidate) -> float:
-    """Of a trial, what its trainings took."""
-    steps = zip(candidate.plan.steps, candidate.changes, strict=False)  # one that failed has no changes
-    return sum(change.seconds for step, change in steps if step.technique == HEALER)
-
-
-def _longer(plan: Plan, than: Plan) -> float:
-    """By which share of its length the trainings of a plan are longer than those of another."""
-    mine, theirs = (sum(map(_length, own.steps)) for own in (plan, than))
-    return max(0.0, mine / theirs - 1) if theirs else 0.0
-
-
-def _length(step: Step) -> float:
-    """Of a training, in epochs or seconds; 0 where it says none."""
-    found = (step.settings.get("epochs") or step.settings.get("seconds")) if step.technique == HEALER else None
-    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _told(ended: Ended, tried: int, limits: Limits) -> str:

@@ -37,7 +37,7 @@ RECOVERIES: Mapping[str, Belief] = {
     "reference": Belief(loss=(-0.3, 0.7)),
     "reference, targets": Belief(loss=(-0.5, 0.9)),
 }
-LONGER = (-0.3, 0.4)  # the same of the whole training beside the short one
+LONGER = (-0.2, 0.3)  # the same of the whole training beside the short one
 
 
 def pruning_lever(target: str, *, recovers: bool) -> Lever:
