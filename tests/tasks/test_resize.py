@@ -407,8 +407,8 @@ def _job(resize: Any = (4, 5), models: Any = None, labels_at: int = 8, **changes
     return Task(given, pictures[:1], resize=resize, **{**arguments, **changes})
 
 
-def _fit(task: Task, out: Path, **options: Any) -> sizewise.Result:
-    return sizewise.fit(task, sizewise.Budget(size="1 MB"), NullRuntime(), out=out, **options)
+def _fit(task: Task, out: Path, trials: int = 8, **options: Any) -> sizewise.Result:
+    return sizewise.fit(task, sizewise.Budget(size="1 MB"), NullRuntime(), out=out, trials=trials, **options)
 
 
 class Count:
