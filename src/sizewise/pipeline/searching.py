@@ -274,9 +274,9 @@ def no_time(left: float | None, done: Sequence[Candidate], planner: Planner, pro
         planner: of the search.
         proposal: the plan.
     """
-    about = expected_seconds(done, proposal.plan)
     if left is None or left <= 0:
         return None
+    about = expected_seconds(done, proposal.plan)
     if left < about:
         return f"it would take about {format_seconds(about)}, more than is left"
     if planner.space.longer(proposal.point) is None:

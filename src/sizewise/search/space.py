@@ -128,6 +128,7 @@ class Space:
         self._traits, self._seed = traits, seed
         self._plans: dict[Point, Plan] = {}
         self._points: dict[str, Point] = {}
+        self._found: dict[Point, tuple[Level, ...]] = {}
         for scale, own in self._levers.items():
             for levels in product(*([level.name for level in lever.levels] for lever in own)):
                 self._add(self._meant(scale, levels))
@@ -160,7 +161,9 @@ class Space:
 
     def levels(self, point: Point) -> tuple[Level, ...]:
         """Of every lever."""
-        return tuple(lever.level(name) for lever, name in zip(self._levers[point.scale], point.levels, strict=True))
+        if point not in self._found:
+            self._found[point] = tuple(lever.level(name) for lever, name in zip(self._levers[point.scale], point.levels, strict=True))
+        return self._found[point]
 
     def plan(self, point: Point) -> Plan:
         """What a point of this space means."""
