@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sizewise.errors import UsageError, blaming
@@ -25,6 +25,7 @@ __all__ = [
     "batches",
     "check_loader",
     "digest",
+    "digest_state",
     "examples_in",
     "first_batches",
     "rebatched",
@@ -191,6 +192,13 @@ def digest(inputs: Inputs, target: Any, into: "hashlib._Hash") -> None:
             into.update(f"{leaf.dtype}{leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes())
         else:
             into.update(repr(leaf).encode())
+
+
+def digest_state(model: nn.Module, into: "hashlib._Hash") -> None:
+    """Add names and values of all that a model's state holds to a running hash."""
+    for name, value in model.state_dict().items():
+        into.update(name.encode())
+        digest(Inputs((value,)), None, into)
 
 
 class CalibrationSample:

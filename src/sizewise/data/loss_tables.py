@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sizewise.data.batches import digest
+from sizewise.data.batches import digest, digest_state
 from sizewise.data.channel_losses import GroupLoss, group_losses
 from sizewise.graph.groups import Group
 from sizewise.protocols import Inputs, Progress, Tables
@@ -49,9 +49,7 @@ def known_losses(
 def _content(model: nn.Module, groups: Sequence[Group], batches: Sequence[Inputs], scores: Sequence[Tensor] | None) -> str:
     """A hash of all that losses depend on."""
     hashed = hashlib.sha256(f"{VERSION} {model!r} {list(groups)!r}".encode())
-    for name, tensor in model.state_dict().items():
-        hashed.update(name.encode())
-        digest(Inputs((tensor,)), None, hashed)
+    digest_state(model, hashed)
     for batch in batches:
         digest(batch, None, hashed)
     digest(Inputs(tuple(scores or ())), None, hashed)

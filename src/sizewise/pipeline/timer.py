@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 from torch.fx import GraphModule
 
-from sizewise.data.batches import digest
+from sizewise.data.batches import digest, digest_state
 from sizewise.files import cache_folder
 from sizewise.profile.attribution import with_measured
 from sizewise.profile.static import analyse
@@ -105,8 +105,7 @@ def _content(model: nn.Module, example: Inputs) -> str:
     """A hash of a model's code, as far as it shows, its tensors, and the example."""
     code = model.code if isinstance(model, GraphModule) else repr(model)
     hashed = hashlib.sha256(f"{type(model)} {code}".encode())
-    for name, tensor in model.state_dict().items():
-        digest(Inputs((tensor,)), name, hashed)
+    digest_state(model, hashed)
     digest(example, None, hashed)
     return hashed.hexdigest()
 
