@@ -221,7 +221,7 @@ def test_every_form_of_input(make: Any) -> None:
 
 
 def test_with_validation_a_recovery_that_hurts_hands_the_start_back_and_says_so(student: nn.Module, teacher: nn.Module) -> None:
-    recovered = sizewise.recover(student, teacher, BARE, epochs=1, lr=3.0, validation=BARE)
+    recovered = sizewise.recover(student, teacher, BARE, epochs=1, lr=1e4, validation=BARE)
     assert same(state(recovered), state(student))
     assert account(recovered).touched == ()
     assert any("did not help" in note for note in account(recovered).notes)
@@ -371,6 +371,27 @@ def test_dropout_does_not_disturb(teacher: nn.Module) -> None:
     assert account(sizewise.recover(twin, noisy, BARE)).record["loss_after"] == pytest.approx(0, abs=1e-9)
 
 
+def test_features_of_pictures_of_another_size_are_compared(teacher: nn.Module) -> None:
+    """A student that sees its teacher's pictures at half the size, from whose outputs alone it would learn less."""
+
+    class Halved(nn.Module):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.size, self.body = size, made()
+            self.body.load_state_dict(teacher.state_dict())
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.body(nn.functional.interpolate(x, (self.size, self.size)))
+            return scores
+
+    large, small = Halved(6).eval(), Halved(4).eval()
+    paths = matched_paths(small, large, Inputs((BARE[0],)))
+    assert paths
+    recovered = sizewise.recover(small, large, BARE, epochs=10)
+    assert f"{len(paths)} features compared" in account(recovered).notes[1]
+    assert distance(recovered, large) < distance(small, large)
+
+
 def test_bfloat16_trains_float32_weights(student: nn.Module, teacher: nn.Module) -> None:
     recovered = sizewise.recover(student, teacher, BARE, epochs=4, precision="bfloat16")
     assert all(p.dtype == torch.float32 for p in recovered.parameters())
@@ -477,3 +498,29 @@ def test_renormalized_layers_put_out_what_they_do_in_inference_with_a_batchs_gra
     torch.testing.assert_close(norm.get_buffer("running_mean"), 0.98 * stood + 0.02 * x.detach().mean(dims))
     norm.train()
     assert not torch.allclose(norm(x), want), "afterwards it is an ordinary one again"
+
+
+def test_a_rate_that_is_too_high_is_lowered_and_said(teacher: nn.Module) -> None:
+    near = blurred(teacher, share=0.02)
+    recovered = sizewise.recover(near, teacher, BARE, epochs=15, lr=0.3, features=0.0)
+    found = account(recovered)
+    assert found.record["lowered"] > 0
+    assert found.record["lr"] == pytest.approx(0.3 / 4 ** found.record["lowered"])
+    assert any("because it got worse" in note for note in found.notes)
+    assert distance(recovered, teacher) < distance(near, teacher)
+
+
+def test_what_began_anew_goes_on_to_the_same_bits_after_an_interruption(
+    teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    options: dict[str, Any] = {"epochs": 9, "lr": 0.3, "features": 0.0}
+    near = blurred(teacher, share=0.02)
+    whole = sizewise.recover(near, teacher, BARE, **options)
+    path = tmp_path / "recovery.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        sizewise.recover(near, teacher, Broken(BARE, 9 + 30), checkpoint=path, **options)
+    resumed = sizewise.recover(near, teacher, BARE, checkpoint=path, **options)
+    assert account(resumed).record["lowered"] > 1
+    assert same(state(resumed), state(whole))
+    assert account(resumed).record == account(whole).record

@@ -17,6 +17,7 @@ from sizewise.pipeline.store import Store
 from sizewise.pipeline.weights import save_weights
 from sizewise.profile.timing import threads
 from sizewise.protocols import Progress, Runtime, Silent
+from sizewise.tasks.resize import named_alike
 from sizewise.tasks.task import Task
 from sizewise.types import Artefact, Budget, Plan
 
@@ -91,7 +92,7 @@ def _carried_out(setup: Setup, saved: SavedPlan) -> tuple[Plan, Artefact]:
     model, _ = scale_module(setup, saved.plan.scale)
     reference = model if saved.made.reference == saved.plan.scale else scale_module(setup, saved.made.reference)[0]
     judge = partial(signed_quality, reference, setup.task.metric, setup.validation)
-    context = replace(setup.context, judge=judge, reference=reference)
+    context = replace(setup.context, judge=judge, reference=named_alike(reference, model))
     setup.progress.working(f"{saved.plan.scale}: {saved.plan.label}")
     module, applied, _ = Applier().apply(model, saved.plan, context)
     artefact = setup.runtime.lower(module, setup.task.example, setup.store.out / setup.runtime.file_name)

@@ -33,6 +33,7 @@ from sizewise.pipeline.store import save_scores
 from sizewise.pipeline.weights import SMALL, save_weights
 from sizewise.profile.timing import Timings, time_interleaved
 from sizewise.protocols import Context, Runner, Runtime
+from sizewise.tasks.resize import named_alike
 from sizewise.types import Artefact, Budget, Candidate, Interval, Measurement, Parity, Plan, Quality, to_json
 from sizewise.units import format_bytes, format_seconds
 
@@ -149,7 +150,8 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Se
     """
     begin = time.perf_counter()
     within = Within(bench.context.progress, f"{plan.scale}: {plan.label}")
-    context = replace(bench.context, progress=within, judge=bench.judge)
+    reference = bench.context.reference and named_alike(bench.context.reference, model)
+    context = replace(bench.context, progress=within, judge=bench.judge, reference=reference)
     module, applied, changes = bench.applier.apply(model, plan, context)
     candidate = Candidate(id=folder.name, plan=plan, status="stopped", changes=tuple(replace(c, record={}) for c in changes))
     if plan.steps:

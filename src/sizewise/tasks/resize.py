@@ -20,7 +20,7 @@ from sizewise.errors import PreconditionError, UsageError, blaming
 from sizewise.graph.trace import tensors_in
 from sizewise.protocols import Inputs
 
-__all__ = ["Level", "Resize", "Resized", "read_levels"]
+__all__ = ["Level", "Resize", "Resized", "named_alike", "read_levels"]
 
 Resize = Sequence[int] | Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]]
 Kind = Literal["pictures", "frames", "tokens"]
@@ -68,6 +68,15 @@ class Resized(nn.Module):
         # exporters take the names of a file's inputs, and which of them have a free batch, from here
         forward.__signature__ = self._signature  # type: ignore[attr-defined]
         return forward
+
+
+def named_alike(reference: nn.Module, model: nn.Module) -> nn.Module:
+    """The reference with layers of the same names as the model's, where that is one behind a step that makes inputs smaller."""
+    return Resized(reference, _same) if isinstance(model, Resized) and not isinstance(reference, Resized) else reference
+
+
+def _same(inputs: Inputs) -> Inputs:
+    return inputs
 
 
 def read_levels(resize: Resize | None, example: Inputs) -> tuple[Level, ...]:

@@ -136,6 +136,15 @@ class Task:
         """
         return self._find(scale)[1]
 
+    def model_of(self, scale: str) -> str:
+        """Name of the model that this candidate is, resized or not.
+
+        Raises:
+            UnknownName: no such candidate.
+        """
+        self._find(scale)
+        return self._scales()[scale][0]
+
     def is_untrained(self, scale: str) -> bool:
         """Whether `fit` has to train this candidate."""
         return isinstance(self._model(scale), Untrained)

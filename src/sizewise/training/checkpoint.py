@@ -19,7 +19,7 @@ from sizewise.files import write_bytes
 
 __all__ = ["model_tensors", "optimizer_tensors", "read", "restore_model", "restore_optimizer", "write"]
 
-FORMAT = "sizewise training 1"
+FORMAT = "sizewise training 2"
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

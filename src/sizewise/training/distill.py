@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import statistics
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -38,6 +39,9 @@ WINDOW = 10  # steps that a loss before and after is averaged over
 SAMPLE = 512  # examples for normalization statistics
 CLIP = 5.0  # gradients are no longer than this
 NORMALIZED_LR, OTHER_LR = 3e-3, 2e-4
+LOWER, MOST_LOWERED = 4.0, 5  # a rate under which the loss rises is divided by the first, so often at most
+SURE = 5.0  # standard errors that a rise of the loss exceeds: they are estimated from few batches, and looked at often
+MEASURED, MEASURING = 5, 0.05  # steps that change nothing, and the share of all that they may be: they tell where the loss begins
 TEMPERATURE, FEATURES, LABELS = 4.0, 1000.0, 0.0
 
 
@@ -82,6 +86,11 @@ class Outcome:
         seconds: spent, without what lies between interruption and resumption.
         first: losses of the first steps.
         last: losses of the last steps.
+        lr: peak learning rate.
+        lowered: times that the training began anew at a lower one, because loss or score had become worse than at the start.
+        since: step at which it last did.
+        measured: steps at the beginning that changed nothing.
+        undone: whether it was worse in the end, and the student was handed back as it was.
         scores: what the judge said: of the student as it was, then at every check; empty without a judge.
         best: place in `scores` of the state that was kept.
         checks: quarters finished.
@@ -98,6 +107,11 @@ class Outcome:
     seconds: float = 0.0
     first: list[float] = field(default_factory=list)
     last: list[float] = field(default_factory=list)
+    lr: float = 0.0
+    lowered: int = 0
+    since: int = 0
+    measured: int = 0
+    undone: bool = False
     scores: list[float] = field(default_factory=list)
     best: int = 0
     checks: int = 0
@@ -106,6 +120,19 @@ class Outcome:
     features: int = 0
     examples: int = 0
     zeros: int = 0
+
+    @property
+    def begun(self) -> list[float]:
+        """Losses of the student as it was, where some were measured, else of the first steps."""
+        return self.first[: self.measured] or self.first
+
+    @property
+    def risen(self) -> bool:
+        """Whether the last losses lie above those of the student as it was, beyond what batches differ by."""
+        if self.measured < 3 or self.step - self.since < 2 * WINDOW or self.lowered == MOST_LOWERED:
+            return False
+        error = statistics.stdev(self.begun) * math.sqrt(1 / len(self.begun) + 1 / len(self.last))
+        return statistics.fmean(self.last) - statistics.fmean(self.begun) > SURE * error
 
 
 def distill(
@@ -222,18 +249,26 @@ class _Run:
         self.looks, self.progress = looks, progress if place.first else Silent()
         self.student, self.joined = objective.student, place.joined(objective.student)
         self.parameters = [p for p in self.student.parameters() if p.requires_grad]
-        self.peak = recipe.lr or (NORMALIZED_LR if normalizations(self.student) else OTHER_LR)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.peak, fused=True)
         self.zeros, self.rounds = zeros, stream.rounds()
-        self.outcome = Outcome(features=len(objective.paths), zeros=self.zeros.count)
+        self.outcome = Outcome(
+            lr=recipe.lr or (NORMALIZED_LR if normalizations(self.student) else OTHER_LR),
+            features=len(objective.paths),
+            zeros=self.zeros.count,
+        )
+        self.optimizer = self._new_optimizer()
+        self.start: dict[str, Tensor] = {}
         self.generator: Tensor | None = None
         self.begin = self.saved = self.said = time.monotonic()
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters, lr=self.outcome.lr, fused=True)
 
     def go(self, book: _Book | None) -> None:
         """Train from where the book says to the end, and leave the student in its best state."""
         self.progress.start(CHECKS)
         if not self._resumed(book):
             self._prepare()
+            self.start = {name: tensor.detach().clone() for name, tensor in files.model_tensors(self.student).items()}
         with renormalized(self.student):
             while not self.outcome.done:
                 self._pass(book)
@@ -264,12 +299,27 @@ class _Run:
         set_modes(self.student)
         for inputs, target in self.stream.read(out.epoch, out.batch, self.generator):
             self._step(self.place.moved(inputs), self.place.moved(target))
+            fell = False
             if self._checked():
                 set_modes(self.student)
+                fell = bool(out.scores) and out.scores[-1] < out.scores[0]
+            if self.place.common(float(fell or out.risen)):
+                self._undo()
             self._keep(book)
             if out.done:
                 return
         out.epoch, out.batch = out.epoch + 1, 0
+
+    def _undo(self) -> None:
+        """Go back to the student as it was, at a lower rate: one that is close is thrown back by a rate that others need."""
+        out = self.outcome
+        files.restore_model(self.student, self.start)
+        out.undone = out.done
+        if out.done:
+            return
+        out.lr, out.lowered, out.since = out.lr / LOWER, out.lowered + 1, out.step
+        self.optimizer = self._new_optimizer()
+        self.progress.note(f"recovering: it got worse; beginning anew at a rate of {out.lr:.2g}")
 
     @property
     def position(self) -> float:
@@ -278,14 +328,16 @@ class _Run:
 
     def _step(self, inputs: Inputs, target: Any) -> None:
         out = self.outcome
+        waits = out.step < MEASURED and self.position < MEASURING
+        out.measured += waits
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.peak, self.position, self.outcome.step)
+            group["lr"] = 0.0 if waits else learning_rate(out.lr, self.position, out.step - out.since)
         self.optimizer.zero_grad(set_to_none=True)
         with self.place.autocast():
             loss = self.objective(lambda batch: batch.call(self.joined), inputs, target)
         value = float(loss.detach())
         if not math.isfinite(value):
-            hint = f"a lower lr than {self.peak:g}, or data without numbers that are not finite"
+            hint = f"a lower lr than {out.lr:g}, or data without numbers that are not finite"
             raise PreconditionError("recovery diverged: the loss is not finite", where=f"step {out.step + 1}", hint=hint)
         loss.backward()  # type: ignore[no-untyped-call]
         self.zeros.mask_gradients()
@@ -335,7 +387,7 @@ class _Run:
         tensors, self.outcome = loaded
         files.restore_model(self.student, _part(tensors, "model/"))
         files.restore_optimizer(self.student, self.optimizer, _part(tensors, "optimizer/"))
-        self.generator = tensors["generator"]
+        self.generator, self.start = tensors["generator"], _part(tensors, "start/")
         if self.looks:
             self.looks.scores, self.looks.best = list(self.outcome.scores), self.outcome.best
             self.looks.kept = {name: tensor.to(self.place.device) for name, tensor in _part(tensors, "best/").items()}
@@ -351,6 +403,7 @@ class _Run:
             "model/": files.model_tensors(self.student),
             "optimizer/": files.optimizer_tensors(self.student, self.optimizer),
             "best/": self.looks.kept if self.looks else {},
+            "start/": self.start,
         }
         tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
         book.save({**tensors, "generator": torch.get_rng_state()}, self.outcome)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sizewise.arith.distillation import attention_error, label_loss, relative_error, softened_divergence
 from sizewise.data.outputs import output_tensors
@@ -165,11 +166,13 @@ def _feature(output: Any) -> Tensor | None:
 
 
 def _comparable(mine: Tensor, theirs: Tensor) -> bool:
-    """The same shape, or pictures that differ in channels only."""
-    return mine.shape == theirs.shape or (mine.ndim == theirs.ndim == 4 and mine.shape[2:] == theirs.shape[2:] and mine[0, 0].numel() > 1)
+    """The same shape, or pictures, which may differ in channels and in size."""
+    return mine.shape == theirs.shape or (mine.ndim == theirs.ndim == 4 and mine[0, 0].numel() > 1)
 
 
 def _feature_error(mine: Tensor, theirs: Tensor) -> Tensor:
+    if mine.ndim == 4 and mine.shape[2:] != theirs.shape[2:]:
+        theirs = F.interpolate(theirs, mine.shape[2:], mode="bilinear", antialias=True)
     return relative_error(mine, theirs) if mine.shape == theirs.shape else attention_error(mine, theirs)
 
 
