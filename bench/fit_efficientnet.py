@@ -26,7 +26,7 @@ from sizewise.protocols import Inputs
 from sizewise.types import Budget
 
 SIZES = (192,)
-DROP, WANTED, TIME, RECOVERY = 1.5, 1.3, "60m", "6m"
+DROP, WANTED, TIME, RECOVERY = 1.5, 1.3, "30m", "4m"
 TRAINED, SMALLEST = 20, 0.35  # photos of a batch; share of a photo's area that a random part has at least
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from sizewise.evaluate.metrics import METRICS, Metric
 from sizewise.evaluate.paired import mcnemar_errors, tango_interval
-from sizewise.evaluate.proof import ERROR, confidence_at, drop_proved, drop_refused, look_level, proof_chance
+from sizewise.evaluate.proof import ERROR, confidence_at, drop_proved, drop_refused, look_level, most_chance, proof_chance
 from sizewise.evaluate.scoring import quality
 from sizewise.types import Budget, Quality
 
@@ -130,3 +130,26 @@ def test_a_least_quality_is_proved_by_the_scores_themselves_and_both_limits_by_t
 def test_nothing_to_prove_or_nothing_to_prove_it_with() -> None:
     assert proof_chance(seen(0, 0, 100), Budget(size="1 MB"), 1000, 0.04) is None
     assert proof_chance(seen(0, 0, 100), BUDGET, 0, 0.04) is None
+
+
+@given(st.integers(0, 25), st.integers(0, 25), st.floats(0.1, 1), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_a_part_never_promises_less_than_the_whole_shows(worse: int, better: int, share: float, seed: int) -> None:
+    """Whole splits that keep the limit, of which a part was read and the loss is known."""
+    count = 2500
+    rng = np.random.default_rng(seed)
+    read = rng.permutation(count)[: int(share * count)]
+    lost, won = int(np.sum(read < worse)), int(np.sum(read >= count - better))
+    chance = most_chance(seen(lost, won, len(read)), (worse - better) / count, count, BUDGET, 3000, 0.04)
+    whole = proof_chance(seen(worse, better, count), BUDGET, 3000, 0.04)
+    assert chance is not None
+    assert whole is not None
+    assert chance >= whole or (worse - better) / count > 0.01
+    assert chance <= 1
+
+
+def test_no_chance_is_told_where_nothing_is_proved() -> None:
+    assert most_chance(seen(3, 0, 500), 0.0, 1000, Budget(min_quality="80 %"), 3000, 0.04) is None
+    assert most_chance(seen(3, 0, 500), 0.0, 1000, BUDGET, 1, 0.04) is None
+    losses = quality(np.linspace(0, 1, 500), LOSS, np.linspace(0, 1, 500))
+    assert most_chance(losses, 0.0, 1000, BUDGET, 3000, 0.04) is None

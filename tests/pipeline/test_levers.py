@@ -16,10 +16,11 @@ from sizewise.pipeline.levers import make_space
 from sizewise.pipeline.scales import Prepared, prepare_scales
 from sizewise.pipeline.setup import Setup, make_setup, read_data
 from sizewise.pipeline.store import Store
-from sizewise.pipeline.trial import make_bench
+from sizewise.pipeline.trial import attempt, make_bench
 from sizewise.protocols import Silent
 from sizewise.search.space import Space
 from sizewise.testing import NullRuntime, TinyConv, tiny_task
+from sizewise.training.distill import FEATURES
 from sizewise.types import Budget, Plan, Scheme, Step
 
 RECOVERY = Step(technique="recovery", settings={"epochs": 1})
@@ -180,3 +181,20 @@ def test_a_trial_lets_the_reference_teach(tmp_path: Path) -> None:
         with torch.no_grad():
             losses.append(float((module(train[0]) - prepared["large"].module(train[0])).square().mean()))
     assert losses[1] < 0.9 * losses[0]
+
+
+def test_smaller_inputs_learn_the_features_of_the_reference(tmp_path: Path) -> None:
+    base = tiny_task(32)
+    train = [x for x, _ in base.calibration or ()]
+    task = sizewise.Task(base.models, base.example, train=train, validation=base.validation, reference="large", resize=(4,))
+    setup = make_setup(task, Budget(max_drop="99 %"), NullRuntime(), load_device("local"), Store(tmp_path, resume=True), 0, Silent(), None)
+    read_data(setup)
+    prepared = prepare_scales(setup)
+    found = make_space(setup, prepared, "large", RECOVERY)
+    taught = {"epochs": 1, "teacher": "reference"}
+    assert {**taught, "features": FEATURES} in recoveries(found, "large@4")
+    assert taught in recoveries(found, "small@4")
+    assert {**taught, "features": FEATURES} not in recoveries(found, "small@4"), "its layers do something else"
+    plan = Plan(scale="large@4", steps=(Step(technique="recovery", settings={**taught, "features": FEATURES}),))
+    candidate = attempt(prepared["large@4"].module, plan, tmp_path / "trial", make_bench(setup, prepared["large"]))
+    assert any("features compared" in note for change in candidate.changes for note in change.notes)

@@ -92,7 +92,8 @@ def costs(latency: float, size: int = 1000) -> Measurement:
 def finished(name: str, latency: float, scores: Scores, bench: Bench, folder: Path) -> Candidate:
     save_scores(folder / name / "scores.npy", scores)
     found = quality(scores, bench.metric, bench.reference_scores)
-    return Candidate(id=name, plan=Plan(scale=name), status="measured", measured=replace(costs(latency), quality=found))
+    measured = replace(costs(latency), quality=found)
+    return Candidate(id=name, plan=Plan(scale=name), status="measured", measured=measured, proof_chance=bench.proof_chance(found))
 
 
 def test_a_module_that_surely_breaks_the_limit_is_given_up_and_says_what_is_known() -> None:
@@ -173,6 +174,25 @@ def test_a_file_that_cannot_win_by_its_costs_gets_the_first_lap_only(tmp_path: P
     assert race_file(good, costs(0.5), tmp_path / "x", one, [leader]).status == "measured"  # type: ignore[arg-type]
 
 
+def test_a_file_whose_proof_is_too_improbable_for_its_costs_is_beaten(tmp_path: Path) -> None:
+    reference, good = population(5000, 0.0)
+    one = replace(bench(reference), test_examples=5000)
+    leader = finished("leader", 1.0, good, one, tmp_path)
+    doubtful = other(reference, 0.0095, 0.02, np.random.default_rng(1))  # it keeps the limit of one point
+    raced = race_file(doubtful, costs(0.8), tmp_path / "x", one, [leader])  # type: ignore[arg-type]
+    assert (raced.status, raced.beaten_by) == ("beaten", None)
+    assert raced.evaluated < 5000
+    assert "leader, float is chosen first: here a proof has a chance of at most" in str(raced.reason)
+    assert raced.most_chance is not None
+    actual = one.proof_chance(quality(doubtful, one.metric, reference))
+    assert actual is not None
+    assert actual <= raced.most_chance < 0.9
+    cheap = race_file(doubtful, costs(0.01), tmp_path / "x", one, [leader])  # type: ignore[arg-type]
+    assert cheap.status == "measured", "a hundredth of the latency is worth that doubt"
+    unseen = race_file(doubtful, costs(0.8), tmp_path / "x", replace(one, test_examples=0), [leader])  # type: ignore[arg-type]
+    assert unseen.status == "measured", "nothing is to be proved"
+
+
 def test_a_file_that_is_no_better_than_a_cheaper_one_is_beaten(tmp_path: Path) -> None:
     reference, fair = population(5000, 0.012)
     one = bench(reference)
@@ -208,11 +228,13 @@ def test_a_file_at_the_limit_is_dropped_as_rarely_as_said() -> None:
 TYPICAL = ((0.002, 0.50), (0.01, 0.70), (0.02, 0.40), (0.05, 0.30), (0.10, 0.20))
 
 
-def _search(count: int, seed: int, folder: Path, tries: Sequence[tuple[float, float]]) -> tuple[str | None, str | None, int, int]:
+def _search(
+    count: int, seed: int, folder: Path, tries: Sequence[tuple[float, float]], tested: int = 0
+) -> tuple[str | None, str | None, int, int]:
     """The choice of a search that races and of one that does not, and the examples that each of them scores files on."""
     rng = np.random.default_rng(seed)
     reference = population(count, 0)[0]
-    one = bench(reference, seed=seed)
+    one = replace(bench(reference, seed=seed), test_examples=tested)
     raced: list[Candidate] = []
     whole: list[Candidate] = []
     evaluated = 0
@@ -227,21 +249,22 @@ def _search(count: int, seed: int, folder: Path, tries: Sequence[tuple[float, fl
     return ids[0], ids[1], evaluated, count * len(tries)
 
 
-@pytest.mark.parametrize(("count", "saving"), [(2000, 2.2), (5000, 3.0), (10_000, 3.5)])
-def test_a_typical_search_chooses_the_same_and_scores_far_fewer_examples(count: int, saving: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "tested", "saving"), [(2000, 0, 2.2), (5000, 0, 3.0), (10_000, 0, 3.5), (2000, 5000, 2.6)])
+def test_a_typical_search_chooses_the_same_and_scores_far_fewer_examples(count: int, tested: int, saving: float, tmp_path: Path) -> None:
     same, evaluated, in_full = 0, 0, 0
     for seed in range(12):
-        found, wanted, some, everything = _search(count, seed, tmp_path, TYPICAL)
+        found, wanted, some, everything = _search(count, seed, tmp_path, TYPICAL, tested)
         same, evaluated, in_full = same + (found == wanted), evaluated + some, in_full + everything
     assert same == 12
     assert in_full / evaluated >= saving
 
 
-def test_searches_near_the_limit_choose_what_full_evaluation_chooses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tested", [0, 3000])
+def test_searches_near_the_limit_choose_what_full_evaluation_chooses(tested: int, tmp_path: Path) -> None:
     same, runs = 0, 25
     for seed in range(runs):
         rng = np.random.default_rng(1000 + seed)
         tries = [(float(rng.choice([0.0, 0.005, 0.009, 0.01, 0.011, 0.02, 0.04])), float(rng.uniform(0.1, 1))) for _ in range(6)]
-        found, wanted, _, _ = _search(1000, seed, tmp_path, tries)
+        found, wanted, _, _ = _search(1000, seed, tmp_path, tries, tested)
         same += found == wanted
     assert same >= math.floor(runs * (1 - 3 * RACING_ERROR))

@@ -49,6 +49,20 @@ def test_a_reference_that_would_surely_be_proved_does_not_win_by_that_alone() ->
     assert best([whole, int8, replace(daring, proof_chance=0.5)], DROP) == int8
 
 
+def test_a_file_whose_proof_is_improbable_is_outranked_although_it_is_cheaper() -> None:
+    leader = candidate("leader", 4, 100, 0.0, chance=0.9)
+    assert outranked(costs(1, 100), [leader], DROP, 0.6) is None, "half per proof, for two thirds of the chance"
+    assert outranked(costs(1, 100), [leader], DROP, 0.4) == leader
+
+
+def test_a_doubtful_file_stays_beaten_while_its_doubt_outweighs_its_costs() -> None:
+    leader, slow = candidate("leader", 4, 100, 0.0, chance=0.9), candidate("slow", 8, 100, 0.0, chance=0.9)
+    doubtful = Candidate(id="d", plan=Plan(scale="d"), status="beaten", partly=costs(1, 100), most_chance=0.4)
+    assert settled(doubtful, [leader], DROP)
+    assert not settled(doubtful, [slow], DROP)
+    assert not settled(replace(doubtful, most_chance=None), [leader], DROP)
+
+
 def test_a_dearer_file_is_outranked_by_one_that_fits() -> None:
     leader = candidate("leader", 1, 100, 0.01)
     assert outranked(costs(2, 100), [leader], DROP) == leader

@@ -6,6 +6,9 @@ Assurance in clinical trial design, Pharmaceutical Statistics 4, 2005): what val
 examples are like those of the test split. That the candidate was picked for its figure on validation does not count.
 """
 
+import math
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Bool, Integer
 from numpy import ndarray
@@ -14,11 +17,12 @@ from scipy import stats
 from sizewise.evaluate.paired import UNBOUNDED, mcnemar_errors, tango_statistic
 from sizewise.types import Budget, Interval, Quality
 
-__all__ = ["ERROR", "confidence_at", "drop_proved", "drop_refused", "look_level", "proof_chance"]
+__all__ = ["ERROR", "confidence_at", "drop_proved", "drop_refused", "look_level", "most_chance", "proof_chance"]
 
 ERROR = 0.05  # one-sided, of everything that is ever said about one limit on one test split
 SPENT_FIRST = 0.8
 DRAWS = 4000
+ROUGH = 0.02  # more than two standard errors of a chance that so many draws tell
 Counts = int | Integer[ndarray, " *n"]
 
 
@@ -73,6 +77,31 @@ def proof_chance(found: Quality, budget: Budget, examples: int, level: float) ->
     if budget.min_quality is not None:
         chances.append(_score_chance(found, budget.min_quality, examples, level))
     return min(chances, default=None)
+
+
+def most_chance(seen: Quality, least: float, count: int, budget: Budget, examples: int, level: float) -> float | None:
+    """The highest chance of a proof that a validation split may show in the end, of which a part was read; it has a limit on the drop.
+
+    With d lost on the whole and w won, the chance is the higher, the smaller d and w are, as long as d keeps the limit. No fewer are won
+    on the whole than on a part, and d is at least what is surely lost.
+
+    Args:
+        seen: on the part.
+        least: share of the whole split that is lost, at least.
+        count: examples of the whole split.
+        budget: its `max_drop` counts.
+        examples: of the test split.
+        level: one-sided error of the bound.
+
+    Returns:
+        None without such a limit, for scores other than 0 and 1, or with fewer than two test examples.
+    """
+    if budget.max_drop is None or seen.drop is None or seen.flips is None or examples < 2:
+        return None
+    lost, won = seen.flips
+    flips = (max(lost, math.ceil(won + least * count - 1e-9)), won)
+    chance = _drop_chance(replace(seen, flips=flips), replace(seen.drop, n=count), budget.max_drop, examples, level)
+    return min(1.0, chance + ROUGH)
 
 
 def _drop_chance(found: Quality, drop: Interval, limit: float, examples: int, level: float) -> float:

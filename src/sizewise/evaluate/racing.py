@@ -20,7 +20,7 @@ from numpy import ndarray
 from sizewise.errors import UsageError
 from sizewise.evaluate.without_replacement import exceeded, lower_bound
 
-__all__ = ["RACING_ERROR", "Broken", "Hurdle", "Lap", "Order", "ScoreRange", "laps", "shuffled"]
+__all__ = ["RACING_ERROR", "Broken", "Hurdle", "Lap", "Order", "ScoreRange", "laps", "shuffled", "surely_worse"]
 
 Scores = Float[ndarray, " n"]
 RACING_ERROR = 0.01  # how often a race may wrongly find a hurdle broken; a candidate runs at most two, as a module and as a file
@@ -93,12 +93,14 @@ class Lap:
     Attributes:
         scores: of the examples read, in the order of reading.
         examples: their places in the split.
+        parts: how many of the order's parts these are.
         whole: whether that is all of them; then nothing is broken surely or otherwise, everything is known.
         broken: the first hurdle that is surely broken, or None.
     """
 
     scores: Scores
     examples: Int[ndarray, " n"]
+    parts: int
     whole: bool
     broken: Broken | None = None
 
@@ -138,7 +140,16 @@ def laps(read: Callable[[int, int], Scores], order: Order, hurdles: Sequence[Hur
         done = stop
         _check_best(scores, known)
         whole = done == len(order.parts)
-        yield Lap(scores, examples, whole, None if whole else _broken(scores, examples, done, order, hurdles, known))
+        yield Lap(scores, examples, done, whole, None if whole else _broken(scores, examples, done, order, hurdles, known))
+
+
+def surely_worse(lap: Lap, order: Order, hurdle: Hurdle, known: ScoreRange) -> float:
+    """By how much the whole split's mean is worse than the hurdle's scores, at least; wrong as rarely as the hurdle is found broken.
+
+    Both go by the same bound: whoever asks at every lap errs no more often than who asks for broken hurdles.
+    """
+    values, least, count = _list(known.worse(hurdle.against[lap.examples], lap.scores), lap.parts, order, hurdle, known)
+    return lower_bound(values, count, least, hurdle.error) * count / order.count
 
 
 def _ends(order: Order) -> Iterator[int]:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from sizewise.evaluate.racing import RACING_ERROR, Hurdle, Lap, ScoreRange, laps
+from sizewise.evaluate.proof import most_chance
+from sizewise.evaluate.racing import RACING_ERROR, Hurdle, Lap, ScoreRange, laps, surely_worse
 from sizewise.evaluate.scoring import Call, quality
 from sizewise.pipeline.store import load_scores
 from sizewise.report._format import limit_value, plan_name
@@ -52,6 +53,7 @@ class FileRace:
         status: of its candidate.
         reason: why it was stopped early, or None.
         beaten_by: id of a candidate that is surely as good, where that is the reason.
+        most_chance: of a proof, where the reason is that it is too small for the costs.
     """
 
     found: Quality
@@ -60,6 +62,7 @@ class FileRace:
     status: Literal["measured", "stopped", "beaten"] = "measured"
     reason: str | None = None
     beaten_by: str | None = None
+    most_chance: float | None = None
 
 
 def hopeless(found: Quality, budget: Budget) -> str | None:
@@ -148,6 +151,10 @@ def race_file(call: Call, costs: Costs, folder: Path, bench: "Bench", rivals: Se
         if winner:
             reason = f"{_after(lap, bench)}: {plan_name(winner.plan)} fits the budget and is chosen first by its costs"
             return FileRace(_seen(lap, bench), None, len(lap.scores), "beaten", reason)
+        chance = _most_chance(lap, hurdles[0], bench) if rivals else None
+        if chance is not None and (chosen := outranked(costs, rivals, bench.budget, chance)):
+            reason = f"{_after(lap, bench)}: {plan_name(chosen.plan)} is chosen first: here a proof has a chance of at most {chance:.0%}"
+            return FileRace(_seen(lap, bench), None, len(lap.scores), "beaten", reason, most_chance=chance)
     raise AssertionError("the last lap is whole")
 
 
@@ -157,6 +164,14 @@ def _hurdles(bench: "Bench", opponent: Candidate | None, folder: Path) -> list[H
         return [limit] if limit else []
     rival = Hurdle(RIVAL, load_scores(folder.parent / opponent.id / "scores.npy"), 0.0, RIVAL_ERROR if limit else RACING_ERROR)
     return [Hurdle(limit.name, limit.against, limit.allowed, RACING_ERROR - RIVAL_ERROR), rival] if limit else [rival]
+
+
+def _most_chance(lap: Lap, limit: Hurdle, bench: "Bench") -> float | None:
+    """Of a proof, whatever the rest of the split says; None where it is not told, or not wanted."""
+    if bench.budget.max_drop is None:
+        return None
+    least = surely_worse(lap, bench.sample.order, limit, _range(bench))
+    return most_chance(_seen(lap, bench), least, len(limit.against), bench.budget, bench.test_examples, bench.level)
 
 
 def _laps(call: Call, bench: "Bench", hurdles: Sequence[Hurdle]) -> Iterator[Lap]:

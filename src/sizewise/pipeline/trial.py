@@ -179,6 +179,7 @@ def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
         status="measured",
         reason=None,
         beaten_by=None,
+        most_chance=None,
         partly=None,
         measured=replace(candidate.partly, quality=found),
         evaluated=(candidate.evaluated or 0) + len(scores),
@@ -241,7 +242,7 @@ def _raced(candidate: Candidate, costs: _Costs, parity: Parity, raced: FileRace,
     evaluated, in_full = (candidate.evaluated or 0) + raced.evaluated, (candidate.in_full or 0) + len(bench.reference_scores)
     candidate = replace(candidate, status=raced.status, reason=raced.reason, evaluated=evaluated, in_full=in_full)
     if raced.scores is None:
-        return replace(candidate, partly=measured, beaten_by=raced.beaten_by)
+        return replace(candidate, partly=measured, beaten_by=raced.beaten_by, most_chance=raced.most_chance)
     save_scores(path.with_name(SCORES), raced.scores)
     return replace(candidate, measured=measured, proof_chance=bench.proof_chance(raced.found))
 

@@ -249,7 +249,7 @@ class Planner:
     def _keeps_quality(self, candidate: Candidate) -> bool:
         """Whether nothing is to be gained by losing less."""
         if candidate.measured is None or not self.goal.by_cost:
-            return candidate.status == "beaten"
+            return candidate.status == "beaten" and candidate.most_chance is None
         loss = observed_loss(candidate.measured, self._reference)
         return loss <= self.goal.limits[-1] and (candidate.proof_chance is None or has_margin(candidate))
 

@@ -34,12 +34,12 @@ class Costs(Protocol):
         ...
 
 
-def outranked(costs: Costs, others: Sequence[Candidate], budget: Budget) -> Candidate | None:
-    """The measured candidate that is chosen before a file of these costs however good the file is, or None.
+def outranked(costs: Costs, others: Sequence[Candidate], budget: Budget, chance: float | None = None) -> Candidate | None:
+    """The measured candidate that is chosen before a file of these costs, whose proof is no more probable than said, or None.
 
     That takes a candidate that fits, and a file whose costs surely break a limit; or, under a quality limit, where cost decides, a
-    candidate that surely is better even if the file were sure to be proved. Latencies were measured at different times: they are
-    compared by the ends of their intervals, and as ratios to the reference.
+    candidate that surely is better even with that chance, or with a sure proof where none is said. Latencies were measured at
+    different times: they are compared by the ends of their intervals, and as ratios to the reference.
     """
     leader = best(others, budget)
     if leader is None or leader.measured is None:
@@ -48,7 +48,7 @@ def outranked(costs: Costs, others: Sequence[Candidate], budget: Budget) -> Cand
         return leader
     if not limits_quality(budget):
         return None
-    its, larger = leader.measured, math.log(costs.size_bytes / leader.measured.size_bytes) - doubt(leader.proof_chance)
+    its, larger = leader.measured, math.log(costs.size_bytes / leader.measured.size_bytes) + doubt(chance) - doubt(leader.proof_chance)
     dearer = math.log(costs.latency.low / its.latency.high) + larger > 0
     return leader if dearer and math.log(costs.latency_ratio / its.latency_ratio) + larger > 0 else None
 
@@ -79,6 +79,6 @@ def _costs_no_more(one: Costs, other: Costs) -> bool:
 
 def settled(candidate: Candidate, others: Sequence[Candidate], budget: Budget) -> bool:
     """Whether a beaten candidate still is, among these others and under this budget, which may not be those that it was beaten under."""
-    if candidate.partly is None or outranked(candidate.partly, others, budget):
+    if candidate.partly is None or outranked(candidate.partly, others, budget, candidate.most_chance):
         return True
     return candidate.beaten_by in {c.id for c in opponents(candidate.partly, others, budget)}

@@ -72,6 +72,7 @@ class Candidate:
         in_full: how many that would have been without stopping early.
         partly: figures of a file whose evaluation was stopped early: its quality is that of the examples seen. Not for choosing.
         beaten_by: id of a candidate that is surely as good, where that is why it is beaten.
+        most_chance: how probable that may be at most of a file whose evaluation was stopped early; None where it was not told.
         proof_chance: how probable it is that the test split proves its quality limits; None without such limits or a test split.
     """
 
@@ -90,4 +91,5 @@ class Candidate:
     in_full: int | None = None
     partly: Measurement | None = None
     beaten_by: str | None = None
+    most_chance: float | None = None
     proof_chance: float | None = None
