@@ -70,6 +70,24 @@ def test_more_guesses_never_score_less_and_all_classes_always_score(classes: int
     assert torch.equal(scores[0], METRICS["accuracy"].score(logits, labels))
 
 
+@given(st.integers(1, 5), st.integers(2, 8), st.integers(1, 20), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_a_margin_is_above_nothing_where_the_score_is_one(k: int, classes: int, n: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits, labels = torch.randn(n, classes, generator=generator), torch.randint(0, classes, (n,), generator=generator)
+    metric = find_metric(f"top{k}")
+    assert metric.margin is not None
+    found = metric.margin(logits, labels)
+    assert torch.equal(found > 0, metric.score(logits, labels) == 1)
+
+
+def test_the_margin_of_a_sequence_is_its_smallest_at_a_counted_position() -> None:
+    logits, labels = torch.tensor([[[3.0, 1.0], [2.0, 1.0], [0.0, 5.0]]]), torch.tensor([[0, 0, -100]])
+    metric = find_metric("exact_match")
+    assert metric.margin is not None
+    assert metric.margin(logits, labels).tolist() == [1.0]
+
+
 def test_labels_may_be_lists() -> None:
     assert METRICS["accuracy"].score(torch.eye(3), [0, 1, 1]).tolist() == [1.0, 1.0, 0.0]
 

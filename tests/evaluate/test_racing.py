@@ -107,6 +107,59 @@ def test_scores_beyond_the_best_are_refused() -> None:
         run(np.full(200, 1.5), shuffled([20] * 10, 0, "examples"), [])
 
 
+def changeable(reference: np.ndarray, candidate: np.ndarray, seed: int, noise: float) -> np.ndarray:
+    """Infinite where the reference is wrong; else what makes those that the candidate loses likely, but not sure, to come first."""
+    rng = np.random.default_rng(seed)
+    return np.where(reference < 1, np.inf, (candidate < reference) + rng.normal(0, noise, len(reference)))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 9))
+@settings(max_examples=50, deadline=None)
+def test_what_changes_easily_comes_first_and_everything_once(sizes: list[int], seed: int) -> None:
+    ease = np.random.default_rng(seed).permutation(np.repeat([np.inf, 1.0, 0.0], [1, sum(sizes) // 4, sum(sizes) - 1 - sum(sizes) // 4]))
+    order = shuffled(sizes, seed, "examples", changeable=ease)
+    assert order.first is not None
+    assert [len(part) for part in order.parts] == sizes
+    assert sorted(np.concatenate(order.parts)) == list(range(sum(sizes)))
+    later = np.concatenate([*order.parts[order.first :], np.empty(0, int)]).astype(int)
+    assert len(order.drawn) >= len(ease) / 3
+    assert ease[order.drawn].min() >= max(ease[later], default=0)
+    scores = np.random.default_rng(0).random(sum(sizes))
+    assert len(order.drawn) in [len(lap.scores) for lap in run(scores, order, [])], "a lap ends where nothing is left to estimate of them"
+
+
+def test_a_small_loss_is_found_after_the_examples_that_change_easily() -> None:
+    reference, candidate = pair(3000, 75, 30)  # one and a half points
+    hurdle = Hurdle("max_drop", reference, 0.01)
+    alike = run(candidate, shuffled([20] * 150, 0, "examples"), [hurdle])[-1]
+    first = run(candidate, shuffled([20] * 150, 0, "examples", changeable=changeable(reference, candidate, 0, 0.3)), [hurdle])[-1]
+    assert first.broken is not None
+    assert len(first.scores) <= 1000
+    assert len(first.scores) < 0.5 * len(alike.scores)
+    assert 0.01 < first.broken.least <= 0.015
+
+
+def test_beyond_the_first_group_only_what_is_sure_counts() -> None:
+    """The one loss that decides lies among the last."""
+    reference = np.repeat([0.0, 1.0], [100, 900])
+    candidate = reference.copy()
+    candidate[-12:] = 0
+    ease = np.where(reference < 1, np.inf, -np.arange(1000.0))  # the last change least
+    found = run(candidate, shuffled([20] * 50, 0, "examples", changeable=ease), [Hurdle("max_drop", reference, 0.01)])
+    assert found[-1].broken is None or 0.01 < found[-1].broken.least <= 0.012
+    assert len(found[-1].scores) > 340
+
+
+@pytest.mark.parametrize("noise", [0.2, 1.0, 5.0])
+def test_a_candidate_at_the_limit_is_dropped_as_rarely_whatever_comes_first(noise: float) -> None:
+    error, dropped, runs = 0.05, 0, 150
+    for seed in range(runs):
+        reference, candidate = pair(1000, 30, 20, seed)  # exactly one point
+        order = shuffled([20] * 50, seed, "examples", changeable=changeable(reference, candidate, seed, noise))
+        dropped += run(candidate, order, [Hurdle("max_drop", reference, 0.01, error)])[-1].broken is not None
+    assert dropped / runs <= error + 2 * math.sqrt(error * (1 - error) / runs)
+
+
 @pytest.mark.parametrize("by", ["examples", "batches"])
 def test_a_candidate_at_the_limit_is_dropped_as_rarely_as_said(by: str) -> None:
     error, dropped, runs = 0.05, 0, 150

@@ -30,6 +30,8 @@ class Metric:
         higher_is_better: False for losses.
         target: what the score compares with: the batch's target, or the reference model's outputs.
         binary: every score is 0 or 1, which allows an exact paired interval.
+        margin: outputs and targets to [n]: how far each example's score is from another one, the more the farther; only the order counts.
+            Where it is known, examples that change most easily are scored first.
         bounds: least and largest score that there can be, infinite where there is no such; None where nobody knows, and then
             every candidate is scored on all examples.
     """
@@ -40,6 +42,7 @@ class Metric:
     target: Literal["labels", "reference"] = "labels"
     binary: bool = False
     bounds: tuple[float, float] | None = None
+    margin: Score | None = None
 
     @property
     def best(self) -> float:
@@ -108,6 +111,20 @@ def top_k(k: int) -> Score:
     return score
 
 
+def label_margin(k: int) -> Score:
+    """The label's output less the k-th largest of the others, at the counted position of an example where that is smallest."""
+
+    def margin(logits: Tensor, labels: Any) -> Tensor:
+        labels = _check_labels(logits, labels)
+        own = labels.clamp_min(0).unsqueeze(-1)
+        others = logits.scatter(-1, own, -math.inf)
+        rival = others.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1]
+        ahead = (logits.gather(-1, own).squeeze(-1) - rival).double()
+        return torch.where(labels != IGNORED, ahead, math.inf).reshape(len(labels), -1).amin(1)
+
+    return margin
+
+
 def exact_match(logits: Tensor, labels: Any) -> Tensor:
     """1 where every counted position of an example is right."""
     labels = _check_labels(logits, labels)
@@ -135,8 +152,8 @@ def cosine(outputs: Tensor, reference: Any) -> Tensor:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", top_k(1), binary=True),
-        Metric("exact_match", exact_match, binary=True),
+        Metric("accuracy", top_k(1), binary=True, margin=label_margin(1)),
+        Metric("exact_match", exact_match, binary=True, margin=label_margin(1)),
         Metric("loss", cross_entropy, higher_is_better=False, bounds=(0.0, math.inf)),
         Metric("cosine", cosine, target="reference", bounds=(-1.0, 1.0)),
     )
@@ -156,7 +173,7 @@ def find_metric(metric: "str | Metric | Score") -> Metric:
         return metric
     if isinstance(metric, str):
         if match := re.fullmatch(r"top-?([1-9]\d*)", metric):
-            return Metric(f"top{match[1]}", top_k(int(match[1])), binary=True)
+            return Metric(f"top{match[1]}", top_k(int(match[1])), binary=True, margin=label_margin(int(match[1])))
         if metric not in METRICS:
             raise UnknownName("metric", metric, [*METRICS, "top5"])
         return METRICS[metric]

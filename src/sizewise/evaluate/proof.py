@@ -82,8 +82,8 @@ def proof_chance(found: Quality, budget: Budget, examples: int, level: float) ->
 def most_chance(seen: Quality, least: float, count: int, budget: Budget, examples: int, level: float) -> float | None:
     """The highest chance of a proof that a validation split may show in the end, of which a part was read; it has a limit on the drop.
 
-    With d lost on the whole and w won, the chance is the higher, the smaller d and w are, as long as d keeps the limit. No fewer are won
-    on the whole than on a part, and d is at least what is surely lost.
+    With b lost on the whole and c won, the chance is the higher, the smaller the difference is, as long as it keeps the limit, and of the
+    same difference, the fewer they are. No fewer are lost or won on the whole than on a part, and the difference is what is surely lost.
 
     Args:
         seen: on the part.
@@ -98,9 +98,9 @@ def most_chance(seen: Quality, least: float, count: int, budget: Budget, example
     """
     if budget.max_drop is None or seen.drop is None or seen.flips is None or examples < 2:
         return None
-    lost, won = seen.flips
-    flips = (max(lost, math.ceil(won + least * count - 1e-9)), won)
-    chance = _drop_chance(replace(seen, flips=flips), replace(seen.drop, n=count), budget.max_drop, examples, level)
+    (lost, won), more = seen.flips, math.ceil(least * count - 1e-9)
+    lost = max(lost, won + more)
+    chance = _drop_chance(replace(seen, flips=(lost, lost - more)), replace(seen.drop, n=count), budget.max_drop, examples, level)
     return min(1.0, chance + ROUGH)
 
 

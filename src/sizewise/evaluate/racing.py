@@ -4,13 +4,18 @@ Everything it is compared with was scored on the whole split before, so a candid
 list of known length with an unknown mean, read in random order; `without_replacement` tells when that mean is surely above what is
 allowed. Whatever is not stopped ends with all examples read, where nothing is left to estimate.
 
+Where it is known which examples are most easily changed, a third of them is read first, in random order, and the others by how easily
+they change: of an example that is not read yet the difference is at least what the best score would make it, nothing where the
+reference is right. What the first group loses is lost on the whole, and it holds most of what is lost at all: of ResNet-56's losses
+by pruning, and of ResNet-20 beside it, 84 to 98 %.
+
 The stated error is that of one candidate over all orders. All candidates of a run are read in the same order: an unlucky one misleads about
 similar candidates alike, instead of about each by itself.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,6 +31,7 @@ Scores = Float[ndarray, " n"]
 RACING_ERROR = 0.01  # how often a race may wrongly find a hurdle broken; a candidate runs at most two, as a module and as a file
 FIRST = 100  # examples of the first lap, rounded up to whole batches
 GROWTH = 1.5
+SHARE_FIRST = 1 / 3  # of a split that comes first
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,23 @@ class Order:
         parts: what is read at a time: places of its examples in the split.
         by: what was shuffled: single examples, or the loader's batches as they are.
         growth: how many times as many examples every lap ends with.
+        first: how many parts hold the examples that are read first; None where all are alike.
     """
 
     parts: tuple[Int[ndarray, " _"], ...]
     by: Literal["examples", "batches"]
     growth: float = GROWTH
+    first: int | None = None
 
     @property
     def count(self) -> int:
         """Examples of the split."""
         return sum(map(len, self.parts))
+
+    @property
+    def drawn(self) -> Int[ndarray, " _"]:
+        """Places of the examples among which the order is random until all of them are read."""
+        return np.concatenate(self.parts[: self.first])
 
 
 @dataclass(frozen=True)
@@ -112,11 +125,33 @@ class Lap:
         return scores
 
 
-def shuffled(sizes: Sequence[int], seed: int, by: Literal["examples", "batches"], growth: float = GROWTH) -> Order:
-    """A random order of a split whose batches have these sizes; pieces of single examples are as large as the batches."""
+def shuffled(
+    sizes: Sequence[int],
+    seed: int,
+    by: Literal["examples", "batches"],
+    growth: float = GROWTH,
+    changeable: Float[ndarray, " n"] | None = None,
+) -> Order:
+    """A random order of a split whose batches have these sizes; pieces of single examples are as large as the batches.
+
+    Args:
+        sizes: of the batches.
+        seed: of the order.
+        by: what is shuffled.
+        growth: of the laps.
+        changeable: of every example, how easily its score changes, infinite where it can become better; a third of the examples, and all
+            of the infinite ones, come first. The others follow as they rank. Only single examples can be sorted so.
+    """
     rng, ends = np.random.default_rng(seed), np.cumsum(sizes)
     if by == "examples":
-        return Order(tuple(np.split(rng.permutation(int(ends[-1])), ends[:-1])), by, growth)
+        mixed = rng.permutation(int(ends[-1]))
+        if changeable is None:
+            return Order(tuple(np.split(mixed, ends[:-1])), by, growth)
+        wanted = max(math.ceil(SHARE_FIRST * len(mixed)), int(np.sum(np.isinf(changeable))))
+        first = int(np.searchsorted(ends, wanted)) + 1  # whole pieces
+        ranked = mixed[np.argsort(-changeable[mixed], kind="stable")]
+        drawn, others = np.split(ranked, [int(ends[first - 1])])
+        return Order(tuple(np.split(np.concatenate([rng.permutation(drawn), others]), ends[:-1])), by, growth, first)
     batches = np.split(np.arange(int(ends[-1])), ends[:-1])
     return Order(tuple(batches[index] for index in rng.permutation(len(batches))), by, growth)
 
@@ -140,7 +175,8 @@ def laps(read: Callable[[int, int], Scores], order: Order, hurdles: Sequence[Hur
         done = stop
         _check_best(scores, known)
         whole = done == len(order.parts)
-        yield Lap(scores, examples, done, whole, None if whole else _broken(scores, examples, done, order, hurdles, known))
+        lap = Lap(scores, examples, done, whole)
+        yield lap if whole else replace(lap, broken=_broken(lap, order, hurdles, known))
 
 
 def surely_worse(lap: Lap, order: Order, hurdle: Hurdle, known: ScoreRange) -> float:
@@ -148,8 +184,7 @@ def surely_worse(lap: Lap, order: Order, hurdle: Hurdle, known: ScoreRange) -> f
 
     Both go by the same bound: whoever asks at every lap errs no more often than who asks for broken hurdles.
     """
-    values, least, count = _list(known.worse(hurdle.against[lap.examples], lap.scores), lap.parts, order, hurdle, known)
-    return lower_bound(values, count, least, hurdle.error) * count / order.count
+    return _partial(lap, order, hurdle, known).least(hurdle.error)
 
 
 def _ends(order: Order) -> Iterator[int]:
@@ -157,7 +192,7 @@ def _ends(order: Order) -> Iterator[int]:
     wanted, read = float(FIRST), 0
     for index, part in enumerate(order.parts, start=1):
         read += len(part)
-        if read >= wanted or index == len(order.parts):
+        if read >= wanted or index in (order.first, len(order.parts)):
             yield index
             wanted = order.growth * read
 
@@ -169,21 +204,50 @@ def _check_best(scores: Scores, known: ScoreRange) -> None:
         )
 
 
-def _broken(scores: Scores, examples: ndarray, parts: int, order: Order, hurdles: Sequence[Hurdle], known: ScoreRange) -> Broken | None:
+def _broken(lap: Lap, order: Order, hurdles: Sequence[Hurdle], known: ScoreRange) -> Broken | None:
     if not math.isfinite(known.best):
         return None
     for hurdle in hurdles:
-        values, least, count = _list(known.worse(hurdle.against[examples], scores), parts, order, hurdle, known)
-        per_example = count / order.count  # a batch's total is a number of the list; the limit is per example
-        if exceeded(values, count, hurdle.allowed / per_example, least, hurdle.error):
-            return Broken(hurdle, lower_bound(values, count, least, hurdle.error) * per_example)
+        found = _partial(lap, order, hurdle, known)
+        if found.exceeds(hurdle.allowed, hurdle.error):
+            return Broken(hurdle, found.least(hurdle.error))
     return None
 
 
-def _list(differences: Scores, parts: int, order: Order, hurdle: Hurdle, known: ScoreRange) -> tuple[Scores, float, int]:
-    """The numbers read of the list whose order is random, what none of its numbers is below, and how many it has."""
-    least_of_each = known.worse(hurdle.against, np.asarray(known.best))
-    if order.by == "examples":
-        return differences, float(least_of_each.min()), order.count
-    totals = np.add.reduceat(differences, np.cumsum([0, *map(len, order.parts[: parts - 1])]))
-    return totals, min(float(least_of_each[part].sum()) for part in order.parts), len(order.parts)
+@dataclass(frozen=True)
+class _Partial:
+    """A split's mean difference, which is at least `offset` and `share` times the mean of a list that was read in part.
+
+    Attributes:
+        values: of the list, as far as it was read.
+        count: how many numbers it has.
+        lowest: what none of them is below.
+        share: numbers of the list per example of the split.
+        offset: what the examples outside the list add at least.
+    """
+
+    values: Scores
+    count: int
+    lowest: float
+    share: float
+    offset: float = 0.0
+
+    def exceeds(self, allowed: float, error: float) -> bool:
+        return exceeded(self.values, self.count, (allowed - self.offset) / self.share, self.lowest, error)
+
+    def least(self, error: float) -> float:
+        return self.offset + self.share * lower_bound(self.values, self.count, self.lowest, error)
+
+
+def _partial(lap: Lap, order: Order, hurdle: Hurdle, known: ScoreRange) -> _Partial:
+    differences = known.worse(hurdle.against[lap.examples], lap.scores)
+    lowest = known.worse(hurdle.against, np.asarray(known.best))
+    if order.by == "batches":  # a batch's total is a number of the list
+        totals = np.add.reduceat(differences, np.cumsum([0, *map(len, order.parts[: lap.parts - 1])]))
+        count = len(order.parts)
+        return _Partial(totals, count, min(float(lowest[part].sum()) for part in order.parts), count / order.count)
+    drawn = order.drawn
+    beyond = lap.examples[len(drawn) :]
+    outside = lowest.sum() - lowest[drawn].sum() + (differences[len(drawn) :] - lowest[beyond]).sum()
+    count = len(drawn)
+    return _Partial(differences[:count], count, float(lowest[drawn].min()), count / order.count, float(outside) / order.count)

@@ -40,11 +40,13 @@ class Sample:
         split: what to read.
         seed: of the order.
         hold_bytes: most that may be kept in memory.
+        changeable: tells of every example how easily its score changes; those where it does come first, if single ones are shuffled.
     """
 
     split: Split
     seed: int
     hold_bytes: int = HOLD_BYTES
+    changeable: Callable[[], Scores] | None = None
     _part: Callable[[int], Batch] | None = field(default=None, init=False, repr=False)
 
     @cached_property
@@ -55,9 +57,11 @@ class Sample:
         held = self._read()
         if held is None:
             return shuffled(self.split.sizes, self.seed, "batches", FAR)
-        by_example = shuffled(self.split.sizes, self.seed, "examples")
-        self._part = _taken_apart(held, by_example.parts)
-        if self._part is not None:
+        taken = _taken_apart(held)
+        if taken is not None:
+            changeable = self.changeable() if self.changeable else None
+            by_example = shuffled(self.split.sizes, self.seed, "examples", changeable=changeable)
+            self._part = lambda index: taken(by_example.parts[index])
             return by_example
         order, starts = shuffled(self.split.sizes, self.seed, "batches"), np.cumsum([0, *self.split.sizes])
         self._part = [held[int(np.searchsorted(starts, part[0]))] for part in order.parts].__getitem__
@@ -69,7 +73,8 @@ class Sample:
         if "order" not in self.__dict__:
             return None
         where = "from memory" if self._part is not None else "from the loader"
-        return f"{'single examples' if self.order.by == 'examples' else 'whole batches'} shuffled, {where}"
+        first = ", the most changeable first" if self.order.first else ""
+        return f"{'single examples' if self.order.by == 'examples' else 'whole batches'} shuffled{first}, {where}"
 
     def _too_large(self) -> bool:
         """Whether the first batch already says so."""
@@ -117,8 +122,8 @@ def _bytes(batch: Any) -> int:
     return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor | ndarray))
 
 
-def _taken_apart(batches: Sequence[Batch], parts: Sequence[ndarray]) -> Callable[[int], Batch] | None:
-    """The same examples in other batches, by number; None where batches cannot be taken apart."""
+def _taken_apart(batches: Sequence[Batch]) -> Callable[[ndarray], Batch] | None:
+    """The same examples in other batches, by their places; None where batches cannot be taken apart."""
     flat = [pytree.tree_flatten((inputs.args, dict(inputs.kwargs or {}), target)) for inputs, target in batches]
     if any(spec != flat[0][1] for _, spec in flat):
         return None
@@ -128,8 +133,8 @@ def _taken_apart(batches: Sequence[Batch], parts: Sequence[ndarray]) -> Callable
     if len(columns) < len(found):
         return None
 
-    def part(index: int) -> Batch:
-        args, kwargs, target = pytree.tree_unflatten([column.take(parts[index]) for column in columns], flat[0][1])
+    def part(places: ndarray) -> Batch:
+        args, kwargs, target = pytree.tree_unflatten([column.take(places) for column in columns], flat[0][1])
         return Inputs(args, kwargs or None), target
 
     return part

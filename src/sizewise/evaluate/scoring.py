@@ -18,7 +18,7 @@ from sizewise.evaluate.paired import flips, mean_interval, paired_drop
 from sizewise.protocols import Inputs
 from sizewise.types import Parity, Quality
 
-__all__ = ["Split", "measure_parity", "module_call", "quality", "score", "score_batch"]
+__all__ = ["Split", "margins", "measure_parity", "module_call", "quality", "score", "score_batch"]
 
 Call = Callable[[Inputs], Any]
 Scores = Float[ndarray, " n"]
@@ -121,6 +121,16 @@ def _scores(metric: Metric, outputs: Tensor, target: Any, n: int, where: str) ->
     if not np.isfinite(scores).all():
         raise PreconditionError(f"the metric {metric.name!r} gave scores that are not finite", where=where)
     return scores
+
+
+def margins(call: Call, split: Split, metric: Metric) -> Scores:
+    """Of every example of a split, how far its score is from another one, by the metric's `margin`."""
+    assert metric.margin is not None
+    found: list[Scores] = []
+    for inputs, target in split.read():
+        with blaming(f"the metric {metric.name!r} failed", split.name):
+            found.append(metric.margin(primary_output(call(inputs)), target).detach().double().cpu().numpy())
+    return np.concatenate(found)
 
 
 def quality(scores: Scores, metric: Metric, reference: Scores | None = None, confidence: float = 0.95) -> Quality:

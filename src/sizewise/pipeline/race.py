@@ -1,7 +1,7 @@
 """The races of a trial: a module's before it is lowered, and its file's."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -117,8 +117,7 @@ def race_module(call: Call, bench: "Bench") -> ModuleRace:
             return ModuleRace(seen, hopeless(_seen(lap, bench), bench.budget))
         if lap.broken:
             return ModuleRace(seen, _broken_limit(lap, bench))
-        drop = float(np.mean(_range(bench).worse(hurdle.against[lap.examples], lap.scores)))
-        if drop <= hurdle.allowed or seen >= MODULE_SHARE * len(hurdle.against):
+        if _lost(lap, bench, hurdle.against) <= hurdle.allowed or seen >= MODULE_SHARE * len(hurdle.against):
             break
     return ModuleRace(seen, None)
 
@@ -186,7 +185,25 @@ def _range(bench: "Bench") -> ScoreRange:
 
 
 def _seen(lap: Lap, bench: "Bench") -> Quality:
-    return quality(lap.scores, bench.metric, bench.reference_scores[lap.examples])
+    """The quality that the whole split has by what was read, where the examples that come first are not like the others."""
+    found = quality(lap.scores, bench.metric, bench.reference_scores[lap.examples])
+    if lap.whole or bench.sample.order.first is None or found.drop is None:
+        return found
+    seen, mean = found.drop, float(np.mean(bench.reference_scores))
+    value, share = _lost(lap, bench, bench.reference_scores), len(bench.sample.order.drawn) / bench.sample.order.count
+    low, high = value - share * (seen.value - seen.low), value + share * (seen.high - seen.value)
+    sign = 1 if found.higher_is_better else -1
+    ends = sorted((mean - sign * low, mean - sign * high))
+    score = replace(found.score, value=mean - sign * value, low=ends[0], high=ends[1])
+    return replace(found, score=score, drop=replace(seen, value=value, low=low, high=high))
+
+
+def _lost(lap: Lap, bench: "Bench", against: Scores) -> float:
+    """What the whole split probably loses: those that come first as much as was read of them, the others, which hardly change, no more."""
+    differences = _range(bench).worse(against[lap.examples], lap.scores)
+    drawn, count = len(bench.sample.order.drawn), bench.sample.order.count
+    first, others = differences[:drawn], differences[drawn:]
+    return (drawn * float(np.mean(first)) + float(np.sum(others))) / count
 
 
 def _after(lap: Lap, bench: "Bench") -> str:

@@ -17,7 +17,7 @@ from sizewise.evaluate.metrics import Metric
 from sizewise.evaluate.paired import median_interval
 from sizewise.evaluate.proof import look_level, proof_chance
 from sizewise.evaluate.sampling import Sample
-from sizewise.evaluate.scoring import Call, Split, measure_parity, module_call, quality, score
+from sizewise.evaluate.scoring import Call, Split, margins, measure_parity, module_call, quality, score
 from sizewise.files import write_bytes
 from sizewise.graph.trace import is_graph
 from sizewise.pipeline.apply import Applier
@@ -29,7 +29,7 @@ from sizewise.pipeline.race import FileRace, hopeless, race_file, race_module
 from sizewise.pipeline.scales import Prepared
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.small_weights import described
-from sizewise.pipeline.store import save_scores
+from sizewise.pipeline.store import load_scores, save_scores
 from sizewise.pipeline.weights import SMALL, save_weights
 from sizewise.profile.timing import Timings, time_interleaved
 from sizewise.protocols import Context, Runner, Runtime
@@ -112,11 +112,29 @@ def make_bench(setup: Setup, reference: Prepared) -> Bench:
         reference=reference.module,
         reference_scores=reference.scores,
         reference_name=reference.record.name,
-        sample=Sample(setup.validation, setup.seed),
+        sample=Sample(setup.validation, setup.seed, changeable=_changeable(setup, reference)),
         finished=setup.store.finished,
         test_examples=setup.test.count if setup.test is not None else 0,
         level=Looks(setup.store, setup.test.fingerprint or "").next_level if setup.test is not None else look_level(1),
     )
+
+
+def _changeable(setup: Setup, reference: Prepared) -> Callable[[], Scores] | None:
+    """How easily the scores of examples change, told by the reference; None where its metric knows no margins."""
+    metric = setup.task.metric
+    if metric.margin is None or not np.isin(reference.scores, (0, 1)).all():
+        return None
+
+    def changeable() -> Scores:
+        path = setup.store.scale_file(reference.record.name, ".margins.npy")
+        if path.is_file():
+            found = load_scores(path)
+        else:
+            found = margins(module_call(reference.module), setup.validation, metric)
+            save_scores(path, found)
+        return np.where(reference.scores == metric.best, -found, np.inf)
+
+    return changeable
 
 
 def run_trial(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candidate:
