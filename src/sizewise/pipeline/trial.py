@@ -168,8 +168,7 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Se
     """
     begin = time.perf_counter()
     within = Within(bench.context.progress, f"{plan.scale}: {plan.label}")
-    reference = bench.context.reference and named_alike(bench.context.reference, model)
-    context = replace(bench.context, progress=within, judge=bench.judge, reference=reference)
+    context = replace(bench.context, progress=within, judge=bench.judge, reference=named_alike(bench.reference, model))
     module, applied, changes = bench.applier.apply(model, plan, context)
     candidate = Candidate(id=folder.name, plan=plan, status="stopped", changes=tuple(replace(c, record={}) for c in changes))
     if plan.steps:

@@ -17,7 +17,7 @@ from torch import Tensor, nn, optim
 from sizewise.errors import UsageError
 from sizewise.files import write_bytes
 
-__all__ = ["model_tensors", "optimizer_tensors", "read", "restore_model", "restore_optimizer", "write"]
+__all__ = ["model_copy", "model_tensors", "optimizer_tensors", "read", "restore_model", "restore_optimizer", "write"]
 
 FORMAT = "sizewise training 2"
 
@@ -56,6 +56,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name; one that several modules share is there once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def model_copy(model: nn.Module) -> dict[str, Tensor]:
+    """The same as they are now, whatever becomes of the model."""
+    return {name: tensor.detach().clone() for name, tensor in model_tensors(model).items()}
 
 
 def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -268,7 +268,7 @@ class _Run:
         self.progress.start(CHECKS)
         if not self._resumed(book):
             self._prepare()
-            self.start = {name: tensor.detach().clone() for name, tensor in files.model_tensors(self.student).items()}
+            self.start = files.model_copy(self.student)
         with renormalized(self.student):
             while not self.outcome.done:
                 self._pass(book)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from sizewise.training.checkpoint import model_tensors, restore_model
+from sizewise.training.checkpoint import model_copy, restore_model
 from sizewise.training.place import Place
 
 __all__ = ["Judge", "Looks"]
@@ -36,7 +36,7 @@ class Looks:
         self.scores.append(score)
         if len(self.scores) == 1 or score >= self.scores[self.best]:
             self.best = len(self.scores) - 1
-            self.kept = {name: tensor.detach().clone() for name, tensor in model_tensors(model).items()}
+            self.kept = model_copy(model)
         return score
 
     @property
