@@ -192,7 +192,7 @@ def _ends(order: Order) -> Iterator[int]:
     wanted, read = float(FIRST), 0
     for index, part in enumerate(order.parts, start=1):
         read += len(part)
-        if read >= wanted or index in (order.first, len(order.parts)):
+        if read >= wanted or (index == order.first and read >= FIRST) or index == len(order.parts):
             yield index
             wanted = order.growth * read
 
