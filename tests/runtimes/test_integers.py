@@ -144,7 +144,7 @@ def test_float_macs_are_those_of_the_static_count(kind: type[nn.Module], rows: i
 def test_our_int8_runs_every_convolution_as_integers(tmp_path: Path) -> None:
     model, inputs = Plain().eval(), Inputs((PICTURE,))
     plan = Plan(scale="x", steps=(Step(technique="int8_static"),))
-    module, _, _ = apply_plan(model, plan, Context(inputs, [inputs], OnnxRuntime.scheme))
+    module, _, _ = apply_plan(model, plan, Context(inputs, [inputs], OnnxRuntime().scheme))
     found = executed(exported(module, PICTURE, tmp_path / "model.onnx"), PICTURE.numpy())
     assert found.integer_macs + found.float_macs == static_cost(model, inputs).macs
     assert found.integer_ops["QLinearConv"] == 2
@@ -330,3 +330,51 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_the_null_runtime_cannot_tell(tmp_path: Path) -> None:
     assert NullRuntime().executed(tmp_path / "model.null", Inputs(()), threads=1) is None
+
+
+class Loud(nn.Module):
+    """Inputs and weights of one sign and about one size: sums of products are as large as they can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
+        self.grouped, self.head = nn.Conv2d(16, 12, 3, groups=4), nn.Linear(12, 6)
+        for layer in (self.stem, self.depthwise, self.grouped, self.head):
+            nn.init.uniform_(layer.weight, 0.09, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.depthwise(torch.relu(self.stem(x))))))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("scheme", ["static", "dynamic"])
+def test_the_largest_sums_are_what_the_model_computes_on_this_machine(tmp_path: Path, scheme: str) -> None:
+    """On processors whose kernels add products in 16 bits, sums would be clipped to half of what they are."""
+    torch.manual_seed(0)
+    model = Loud().eval() if scheme == "static" else nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16)).eval()
+    x = 1 - 0.01 * (torch.rand(16, 3, 9, 9) if scheme == "static" else torch.rand(16, 64))
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.uniform_(layer.weight, 0.09, 0.1)
+    quantized = sizewise.quantize_model(model, calibration=[x] if scheme == "static" else None, scheme=scheme, example_inputs=x[:1])  # type: ignore[arg-type]
+    sizewise.export_model(quantized, x[:1], tmp_path / "m.onnx")
+    with torch.no_grad():
+        wanted, found = model(x), OnnxRuntime().load(tmp_path / "m.onnx", threads=1)(Inputs((x,)))[0]
+    assert float((found - wanted).abs().mean() / wanted.abs().mean()) < 0.02
+
+
+def test_convolutions_add_in_pairs_where_the_scheme_says_so() -> None:
+    """The scheme asks a product of matrices; all integer kernels of a machine are of one kind."""
+    largest = {"x": np.full((1, 16, 4, 4), 255, np.uint8), "w": np.full((16, 16, 3, 3), 127, np.int8)}
+    scales = {"one": np.float32(1), "step": np.float32(255 * 127 * 16 * 9 / 200)}
+    zeros = {"zero": np.uint8(0), "none": np.int8(0)}
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in {"w": largest["w"], **scales, **zeros}.items()]
+    node = helper.make_node("QLinearConv", ["x", "one", "zero", "w", "one", "none", "step", "zero"], ["y"], kernel_shape=[3, 3])
+    values = [helper.make_tensor_value_info(name, TensorProto.UINT8, shape) for name, shape in (("x", (1, 16, 4, 4)), ("y", None))]
+    model = helper.make_model(
+        helper.make_graph([node], "pairs", values[:1], values[1:], constants), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": largest["x"]})
+    assert (int(found[0, 0, 0, 0]) < 190) == (OnnxRuntime().scheme.pair_limit is not None)

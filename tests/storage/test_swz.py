@@ -2,6 +2,7 @@
 
 import tracemalloc
 import zlib
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def test_forged_headers_end_in_an_error_or_in_tensors_of_few_bytes(data: st.Data
         target = header
         for key in place[:-1]:
             target = target[key]
-        target[place[-1]] = data.draw(WRONG)
+        target[place[-1]] = deepcopy(data.draw(WRONG))  # sampled lists are the same objects every time
     for tensor in header["tensors"] if isinstance(header.get("tensors"), list) else ():  # let the sums of what is there be right
         if isinstance(tensor, list) and len(tensor) == 3:
             tensor[1] = 0

@@ -190,3 +190,18 @@ def test_calibration_data_smooth_what_is_spread_out() -> None:
             errors.append(float((graph(x) - model(x)).square().mean()))
     assert any("smoothed behind 1 normalizations" in note for note in change.notes)
     assert errors[1] < errors[0] / 10
+
+
+@pytest.mark.parametrize("limit", [None, 128])
+def test_neighbours_in_layers_that_compute_in_integers_keep_the_limit_of_the_scheme(limit: int | None) -> None:
+    torch.manual_seed(0)
+    assert NullRuntime.scheme is not None
+    layers = nn.Embedding(64, 32), nn.Linear(32, 32)
+    for layer in layers:
+        nn.init.uniform_(layer.weight, 0.09, 0.1)
+    scheme = replace(NullRuntime.scheme, pair_limit=limit)
+    quantized, _, change = quantize(nn.Sequential(*layers), Inputs((torch.arange(64)[None],)), scheme=scheme)
+    table, matrix = (v.int() for v in quantized.state_dict().values() if v.dtype == torch.int8)
+    assert int((table[:, 0::2] + table[:, 1::2]).max()) > 200, "nothing is multiplied by it"
+    assert (int((matrix[:, 0::2] + matrix[:, 1::2]).max()) <= 128) == (limit is not None)
+    assert any("16 bits" in note for note in change.notes) == (limit is not None)

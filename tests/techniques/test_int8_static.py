@@ -1,5 +1,6 @@
 """Static int8 beyond the conformance kit: accuracy of the arithmetic, what stays float, bad input."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,3 +123,42 @@ def test_a_limit_of_the_latency_needs_something_to_time_with() -> None:
     timed = Plan(scale="x", steps=(Step(technique="int8_static", settings={"max_latency": 0.5}),))
     with pytest.raises(PreconditionError, match="needs a runtime to measure it with"):
         apply_plan(TinyConv(), timed, Context(Inputs((x,)), [Inputs((x,))], NullRuntime.scheme))
+
+
+class Loud(nn.Module):
+    """Weights of one sign and about one size, which add up to the most there can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
+        self.grouped, self.head = nn.Conv2d(16, 12, 3, groups=4), nn.Linear(12, 6)
+        for layer in (self.stem, self.depthwise, self.grouped, self.head):
+            nn.init.uniform_(layer.weight, 0.09, 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.depthwise(torch.relu(self.stem(x))))))
+        out: torch.Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+def neighbours(codes: torch.Tensor) -> torch.Tensor:
+    """Sums of the codes of pairs in the order of the kernels: inputs within places."""
+    terms = codes.int().flatten(2).mT.flatten(1) if codes.ndim > 2 else codes.int()
+    terms = nn.functional.pad(terms, (0, terms.shape[1] % 2))
+    return terms[:, 0::2] + terms[:, 1::2]
+
+
+@pytest.mark.parametrize("limit", [None, 128])
+def test_pairs_of_codes_keep_the_limit_of_the_scheme_but_in_depthwise_layers(limit: int | None) -> None:
+    torch.manual_seed(0)
+    assert NullRuntime.scheme is not None
+    model, x = Loud(), torch.rand(8, 3, 9, 9)
+    quantized, change = quantize(model, x, scheme=replace(NullRuntime.scheme, pair_limit=limit))
+    codes = {tuple(v.shape): v for v in quantized.state_dict().values() if v.dtype == torch.int8 and v.ndim > 1}
+    assert len(codes) == 4
+    for shape, found in codes.items():
+        largest = int(neighbours(found).abs().max())
+        assert largest <= 128 if limit and shape != (16, 1, 3, 3) else largest > 200, shape
+    assert any("16 bits" in note for note in change.notes) == (limit is not None)
+    with torch.no_grad():
+        assert float((quantized(x) - model(x)).abs().mean() / model(x).abs().mean()) < 0.02

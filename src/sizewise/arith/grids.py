@@ -82,6 +82,7 @@ def find_steps(
     grid: Grid,
     method: Method = "absmax",
     importance: Float[Tensor, "*#groups in"] | None = None,
+    least: Float[Tensor, "*groups out"] | None = None,
 ) -> Steps:
     """A scale and a zero point for every output or block of it; zero is always on the grid.
 
@@ -94,6 +95,7 @@ def find_steps(
         grid: what is wanted.
         method: how to choose.
         importance: of every input, such as its mean square (the diagonal of the inputs' moments); equal by default.
+        least: the least scale of every output; of symmetric grids.
 
     Raises:
         UnknownName: another method.
@@ -115,7 +117,8 @@ def find_steps(
             search.refine()
         return Steps(search.scale, search.zero)
 
-    return _in_parts(weight, found)
+    steps = _in_parts(weight, found)
+    return steps if least is None else Steps(torch.maximum(steps.scale, least.unsqueeze(-1)), steps.zero)
 
 
 def _in_parts(weight: Float[Tensor, "*groups out in"], find: Callable[[Tensor], Steps]) -> Steps:

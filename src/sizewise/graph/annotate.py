@@ -104,9 +104,7 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
     def _mark_kind(self, node: Node, kind: str) -> None:
         sources = _sources(node)
         if kind in LAYERS:
-            self._with_output(
-                node, {_arg(node, 0): self.activation, _arg(node, 1): self._weight(layer_path(node))}, always=kind != "linear"
-            )
+            self._with_output(node, {_arg(node, 0): self.activation, _arg(node, 1): self._weight(node)}, always=kind != "linear")
         elif kind in _PAIRS or kind == "cat":
             self._with_output(node, dict.fromkeys(sources, self.activation), always=True)
         elif kind in _SHARING:
@@ -125,11 +123,13 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         if fused:
             self._mark(users[0], {}, self.activation)
 
-    def _weight(self, path: str) -> QuantizationSpec:
+    def _weight(self, node: Node) -> QuantizationSpec:
         """How the weight of a layer is stored."""
-        bits = self.bits if isinstance(self.bits, int) else self.bits.get(path, 8)
+        bits = self.bits if isinstance(self.bits, int) else self.bits.get(layer_path(node), 8)
         largest = 2 ** (bits - 1) - 1
         low, high = (-largest, largest) if bits < 8 else self.scheme.weight_range
+        # kernels of depthwise convolutions multiply in 32 bits, and narrow codes never add up to as much
+        limit = self.scheme.pair_limit if bits == 8 and not _depthwise(node) else None
         return QuantizationSpec(
             dtype=_DTYPES[self.scheme.weight],
             quant_min=low,
@@ -137,7 +137,7 @@ class SchemeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
             qscheme=torch.per_channel_symmetric,
             ch_axis=0,
             is_dynamic=False,
-            observer_or_fake_quant_ctr=WeightObserver,
+            observer_or_fake_quant_ctr=WeightObserver.with_args(pair_limit=limit),
         )
 
     def _mark(self, node: Node, inputs: dict[Node, QuantizationSpec], output: Any) -> None:
@@ -179,6 +179,12 @@ def _sources(node: Node) -> list[Node]:
 def _read(node: Node) -> bool:
     weight = node.args[1]
     return isinstance(weight, Node) and weight.op == "get_attr"
+
+
+def _depthwise(node: Node) -> bool:
+    """Whether every channel has its own single filter."""
+    groups = arguments(node).get("groups", 1) if operator(node) != "linear" else 1
+    return bool(groups > 1 and groups == _arg(node, 1).meta["val"].shape[0])
 
 
 def _arg(node: Node, index: int) -> Node:

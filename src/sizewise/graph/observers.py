@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 
+from sizewise.arith.pairs import least_scale
 from sizewise.arith.ranges import RangeStatistics
 from sizewise.errors import PreconditionError
 
@@ -94,17 +95,25 @@ class WeightObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
         growth: natural logarithms of what the scales have grown by; None unless they are being learned.
         unit: how many codes one unit of the weight given to `forward` is, while weights are trained; None where that is the weight
             itself.
+
+    Args:
+        pair_limit: what the codes of two neighbours may add up to (`arith/pairs.py`); None sets no limit.
     """
 
     scale: Tensor | None
     growth: nn.Parameter | None
 
     def __init__(
-        self, dtype: torch.dtype = torch.int8, qscheme: Any = torch.per_channel_symmetric, ch_axis: int = 0, **options: Any
+        self,
+        dtype: torch.dtype = torch.int8,
+        qscheme: Any = torch.per_channel_symmetric,
+        ch_axis: int = 0,
+        pair_limit: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(dtype=dtype, qscheme=qscheme, eps=EPS, **options)
         self.mode: Mode = "watch"
-        self.ch_axis = ch_axis
+        self.ch_axis, self.pair_limit = ch_axis, pair_limit
         self.unit: int | None = None
         self.register_buffer("scale", None)
         self.register_parameter("growth", None)
@@ -122,10 +131,15 @@ class WeightObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
         return found
 
     def plain_scale(self, weight: Tensor) -> Tensor:
-        """The scale that clips nothing."""
+        """The scale that clips nothing, and lets no pair of codes exceed its limit."""
         largest: Tensor = weight.detach().abs().movedim(self.ch_axis, 0).flatten(1).amax(1)
         scale: Tensor = (largest / self.quant_max).clamp(min=EPS).float()
-        return scale
+        least = self.least_scale(weight)
+        return scale if least is None else torch.maximum(scale, least)
+
+    def least_scale(self, weight: Tensor) -> Tensor | None:
+        """Per output what the limit of pairs wants; None where there is none."""
+        return None if self.pair_limit is None else least_scale(weight, self.pair_limit)
 
     def grown_scale(self) -> Tensor:
         """The scales with what was learned."""

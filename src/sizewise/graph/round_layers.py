@@ -126,7 +126,8 @@ class _Rounding:
         if self.grid.bits > _NARROW or matrix.shape[2] > WIDEST:
             if matrix.shape[2] <= FITTED:
                 matrix = self._fitted(matrix, generator)
-            steps = find_steps(matrix, self.grid)
+            least = self.observer.least_scale(matrix.reshape(self.weight.shape))
+            steps = find_steps(matrix, self.grid, least=None if least is None else least.reshape(groups, -1))
             codes = quantize(matrix, steps, self.grid)
         else:
             halves, cross, rows = self._moments(generator, groups)

@@ -13,11 +13,13 @@ inputs are asymmetric, and weights have a scale per output channel.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from sizewise.arith.grids import Grid, Steps, find_steps, quantize
+from sizewise.arith.pairs import least_scale, limit_note
 from sizewise.data.batches import first_batches
 from sizewise.data.smoothing import smoothed
 from sizewise.errors import PreconditionError, UnsupportedModel
@@ -73,12 +75,14 @@ class Int8Dynamic:
             raise UnsupportedModel("no linear layer gains", where="int8_dynamic", got=why or None, hint="take int8_static or weight_only")
         before, after = sizes(weights, codings)
         batches = list(first_batches(context.calibration or (), SMOOTHED))
-        graph, note = smoothed(graph, batches, lambda own: encode_weights(own, codings, _encode))
+        limit = context.scheme.pair_limit if context.scheme is not None else None
+        encode = partial(_encode, pair_limit=limit)
+        graph, note = smoothed(graph, batches, lambda own: encode_weights(own, codings, encode))
         notes = [
             f"{format_bytes(after)} of weights, {format_bytes(before)} before",
             f"weights of linear layers, which compute in integers: {len(integer)}; others, decoded to float: {len(chosen) - len(integer)}",
         ]
-        notes += [note] if note is not None else []
+        notes += [note, *limit_note(limit)] if note is not None else limit_note(limit)
         record = {"weights": {name: asdict(coding) for name, coding in codings.items()}}
         touched = tuple(dict.fromkeys(weight.label for weight in chosen))
         return graph, Change(touched=touched, skipped=(*left, *others), notes=tuple(notes), record=record)
@@ -96,8 +100,9 @@ def _coding(weight: Weight) -> Coding:
     return Coding("int8", dynamic=bool(weight.roles & {"linear", "product"}))
 
 
-def _encode(_: Weight, matrix: Tensor, grid: Grid) -> tuple[Tensor, Steps]:
-    steps = find_steps(matrix, grid)
+def _encode(weight: Weight, matrix: Tensor, grid: Grid, pair_limit: int | None) -> tuple[Tensor, Steps]:
+    least = least_scale(matrix, pair_limit) if pair_limit is not None and _coding(weight).dynamic else None
+    steps = find_steps(matrix, grid, least=least)
     return quantize(matrix, steps, grid), steps
 
 

@@ -16,6 +16,8 @@ class Scheme:
         activation: dtype and range of activations, per tensor, affine.
         weight: dtype and range of weights, symmetric, one scale per output channel.
         fused_activations: activations that the runtime folds into the layer before them; they share its output scale.
+        pair_limit: what the 8-bit codes of two weights may add up to, in absolute value, whose products the kernels here add in 16 bits
+            (`arith/pairs.py`); None where they add in 32.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Scheme:
     weight: Literal["int8"]
     weight_range: tuple[int, int]
     fused_activations: tuple[str, ...]
+    pair_limit: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
