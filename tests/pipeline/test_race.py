@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sizewise.evaluate.metrics import METRICS, Metric
+from sizewise.evaluate.proof import proof_chance
 from sizewise.evaluate.racing import RACING_ERROR, Order, shuffled
 from sizewise.evaluate.scoring import Split, quality
 from sizewise.pipeline.race import race_file, race_module
@@ -100,7 +101,7 @@ def finished(name: str, latency: float, scores: Scores, bench: Bench, folder: Pa
     save_scores(folder / name / "scores.npy", scores)
     found = quality(scores, bench.metric, bench.reference_scores)
     measured = replace(costs(latency), quality=found)
-    return Candidate(id=name, plan=Plan(scale=name), status="measured", measured=measured, proof_chance=bench.proof_chance(found))
+    return bench.with_chances(Candidate(id=name, plan=Plan(scale=name), status="measured", measured=measured))
 
 
 def test_a_module_that_surely_breaks_the_limit_is_given_up_and_says_what_is_known() -> None:
@@ -182,21 +183,21 @@ def test_a_file_that_cannot_win_by_its_costs_gets_the_first_lap_only(tmp_path: P
 
 
 def test_a_file_whose_proof_is_too_improbable_for_its_costs_is_beaten(tmp_path: Path) -> None:
-    reference, good = population(5000, 0.0)
+    reference, good = population(5000, 0.004)
     one = replace(bench(reference), test_examples=5000)
-    leader = finished("leader", 1.0, good, one, tmp_path)
+    leader = finished("leader", 0.3, good, one, tmp_path)
     doubtful = other(reference, 0.0095, 0.02, np.random.default_rng(1))  # it keeps the limit of one point
-    raced = race_file(doubtful, costs(0.8), tmp_path / "x", one, [leader])  # type: ignore[arg-type]
+    raced = race_file(doubtful, costs(0.28), tmp_path / "x", one, [leader])  # type: ignore[arg-type]
     assert (raced.status, raced.beaten_by) == ("beaten", None)
     assert raced.evaluated < 5000
     assert "leader, float is chosen first: here a proof has a chance of at most" in str(raced.reason)
     assert raced.most_chance is not None
-    actual = one.proof_chance(quality(doubtful, one.metric, reference))
+    actual = proof_chance(quality(doubtful, one.metric, reference), one.budget, one.test_examples, one.level)
     assert actual is not None
     assert actual <= raced.most_chance < 0.9
-    cheap = race_file(doubtful, costs(0.01), tmp_path / "x", one, [leader])  # type: ignore[arg-type]
-    assert cheap.status == "measured", "a hundredth of the latency is worth that doubt"
-    unseen = race_file(doubtful, costs(0.8), tmp_path / "x", replace(one, test_examples=0), [leader])  # type: ignore[arg-type]
+    cheap = race_file(doubtful, costs(1e-5), tmp_path / "x", one, [leader])  # type: ignore[arg-type]
+    assert cheap.status == "measured", "so little latency is worth that doubt"
+    unseen = race_file(doubtful, costs(0.28), tmp_path / "x", replace(one, test_examples=0), [leader])  # type: ignore[arg-type]
     assert unseen.status == "measured", "nothing is to be proved"
 
 
@@ -276,7 +277,7 @@ def _search(
 
 @pytest.mark.parametrize(
     ("count", "tested", "eased", "saving"),
-    [(2000, 0, False, 2.2), (5000, 0, False, 3.0), (10_000, 0, False, 3.5), (2000, 5000, False, 2.6), (2000, 5000, True, 3.3)],
+    [(2000, 0, False, 2.2), (5000, 0, False, 3.0), (10_000, 0, False, 3.5), (2000, 5000, False, 2.4), (2000, 5000, True, 3.2)],
 )
 def test_a_typical_search_chooses_the_same_and_scores_far_fewer_examples(
     count: int, tested: int, eased: bool, saving: float, tmp_path: Path

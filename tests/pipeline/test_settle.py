@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from sizewise.devices.loader import load_device
 from sizewise.evaluate.metrics import METRICS, Metric, find_metric
@@ -43,10 +45,23 @@ class Counted:
         return iter(self.batches)
 
 
-def run(out: Path, budget: Budget, plans: tuple[Plan, ...] = PLANS, metric: str | Metric = "accuracy") -> tuple[RunRecord, Counted]:
-    """Try the plans that are not finished in `out` and conclude; the record, and the test split's loader."""
+def hard(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Examples about which the model is least sure, with what it says: whatever differs a little from it says something else of many."""
+    pictures = torch.randn(6400, 1, 6, 6, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        scores = model.eval()(pictures)
+    margins = scores.topk(2).values.diff(dim=1).abs().flatten()
+    chosen = margins.argsort()[:640]
+    x, y = pictures[chosen], scores.argmax(1)[chosen]
+    return [(x[at : at + 32], y[at : at + 32]) for at in range(0, 640, 32)]
+
+
+def run(
+    out: Path, budget: Budget, plans: tuple[Plan, ...] = PLANS, metric: str | Metric = "accuracy", *, harder: bool = False
+) -> tuple[RunRecord, Counted]:
+    """Try the plans that are not finished in `out` and conclude, with a harder test split perhaps; the record, and that split's loader."""
     task = tiny_task(640)
-    test = Counted(task.test)
+    test = Counted(hard(task.build("large")) if harder else task.test)
     task.test, task.metric = test, find_metric(metric)
     setup = make_setup(task, budget, NullRuntime(), load_device("local"), Store(out, resume=True), 0, Silent(), None)
     facts = {"fingerprint": "x", "data": read_data(setup)}
@@ -165,3 +180,31 @@ def test_a_metric_without_bounds_is_scored_in_full_and_the_record_says_so(tmp_pa
     assert found.examples_evaluated == found.examples_in_full
     assert any("nobody knows the best score of own" in warning for warning in found.warnings)
     assert "order" not in found.data["validation"]
+
+
+def test_where_the_first_look_proves_nothing_a_safer_file_is_looked_at(tmp_path: Path) -> None:
+    """Validation holds the pruned file good, the test split does not."""
+    found, test = run(tmp_path / "out", Budget(max_drop="5 %"), (WHOLE, PRUNED), harder=True)
+    pruned, whole = (found.candidate(Store.identifier(plan)) for plan in (PRUNED, WHOLE))
+    assert pruned.proof_chance is not None
+    assert pruned.proof_chance > 0.9
+    assert found.chosen == whole.id
+    assert (found.verdict.judgement, found.verdict.look, found.feasible) == ("proved", 2, True)
+    assert found.verdict.level == pytest.approx(0.008)
+    (other,) = found.unproved
+    assert (other.candidate, other.verdict.judgement, other.verdict.look) == (pruned.id, "refused", 1)
+    assert test.readings == 1 + 3, "to know its content, then by the reference and both files, each once"
+    assert found.speedup.value == pytest.approx(found.reference_torch_latency.value / found.winner.measured.latency.value, rel=0.5)  # type: ignore[union-attr]
+    for said in (summary(found), render_html(found)):
+        assert "channel_pruning(rate=0.5) was looked at on the test split, too (look 1)" in " ".join(said.split())
+        assert "refused" in said
+    again, test = run(tmp_path / "out", Budget(max_drop="5 %"), (WHOLE, PRUNED), harder=True)
+    assert (again.chosen, again.verdict.look, again.unproved) == (found.chosen, 2, found.unproved), "what was looked at is known"
+    assert test.readings == 1
+
+
+def test_no_further_look_is_spent_on_what_will_hardly_be_proved(tmp_path: Path) -> None:
+    """Nothing but the pruned file fits, and none is left that the test split might prove."""
+    found, _ = run(tmp_path / "out", FITS_PRUNED, (WHOLE, PRUNED), harder=True)
+    assert found.chosen == Store.identifier(PRUNED)
+    assert (found.verdict.judgement, found.verdict.look, found.unproved, found.feasible) == ("refused", 1, (), False)

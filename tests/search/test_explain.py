@@ -188,14 +188,21 @@ def test_every_neighbour_has_the_reason_that_kept_it_from_being_chosen() -> None
 
 
 def test_a_proof_that_is_unlikely_is_a_reason() -> None:
-    sure = replace(PRUNED8, proof_chance=0.9)
-    cheap = file("small", prune(0.7), INT8, latency=0.5, size=200, drop=0.019, proof_chance=0.3)
+    sure = replace(PRUNED8, proof_chance=0.9, later_chance=0.6)
+    cheap = file("small", prune(0.7), INT8, latency=0.5, size=200, drop=0.019, proof_chance=0.05)
     found = told(*ALL[:3], sure, cheap, replace(cheap, id="close", proof_chance=0.6), chosen=sure).neighbours
     assert {n.candidate: n.why for n in found if n.lever == "channel_pruning"} == {
         SMALL8.id: "dearer",
         cheap.id: "unsure",
         "close": "close",
     }
+
+
+def test_what_the_test_split_did_not_prove_is_a_reason() -> None:
+    sure = replace(PRUNED8, proof_chance=0.9)
+    cheap = file("small", prune(0.7), INT8, latency=0.5, size=200, drop=0.019, proof_chance=0.0)
+    found = told(*ALL[:3], sure, cheap, chosen=sure, unproved=[cheap.id]).neighbours
+    assert {n.candidate: n.why for n in found if n.lever == "channel_pruning"} == {SMALL8.id: "dearer", cheap.id: "unproved"}
 
 
 def test_without_a_quality_limit_quality_is_the_reason() -> None:

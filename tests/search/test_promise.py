@@ -39,19 +39,20 @@ def test_chance_and_gain_are_what_draws_say() -> None:
     assert ((told.gain > 0) == (told.chance >= LEAST_CHANCE)).all()
 
 
-def test_doubts_of_a_proof_are_part_of_the_cost() -> None:
-    found, wanted = forecast(*ROWS), goal(Budget(max_drop="1 %"))
+def test_a_cost_counts_as_far_as_it_will_be_proved_and_else_what_is_spare_does() -> None:
+    found, wanted, spare = forecast(*ROWS), goal(Budget(max_drop="1 %")), TOP + 0.1
     proofs = Proofs(half=np.full(len(ROWS), 0.006), spread=np.full(len(ROWS), 0.003))
     rng = np.random.default_rng(0)
     draws = found.mean[..., None] + found.sd[..., None] * rng.standard_normal((*found.mean.shape, 40_000))
-    chances = np.maximum(norm.cdf((0.006 - draws[3]) / 0.003), 1e-3)
-    gain = TOP - 0.02 - (draws[0] + draws[1] - 2 * np.log(chances))
+    chances = norm.cdf((0.006 - draws[3]) / 0.003)
+    gain = TOP - 0.02 - (chances * (draws[0] + draws[1]) + (1 - chances) * spare)
     better = (gain > 0) & (draws[3] <= wanted.limits[3])
-    told = promise(found, wanted, EVERY, TOP, [BEST], proofs)
+    told = promise(found, wanted, EVERY, TOP, [BEST], proofs, spare)
     assert told.chance == pytest.approx(better.mean(-1), abs=0.02)
     kept = told.chance >= LEAST_CHANCE
     assert told.gain[kept] == pytest.approx(np.where(better, gain, 0.0).mean(-1)[kept], abs=0.03)
-    assert told.chance[2] < 0.6 * promise(found, wanted, EVERY, TOP, [BEST]).chance[2], "a large loss is unlikely to be proved"
+    dear = promise(found, wanted, EVERY, TOP, [BEST], proofs, TOP + 2)
+    assert dear.gain[2] < told.gain[2], "much is lost without a proof"
 
 
 def test_before_anything_fits_the_chance_to_fit_counts() -> None:

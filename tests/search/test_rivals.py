@@ -1,11 +1,13 @@
 """Who can still win, by costs and by what was measured."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from sizewise.search.frontier import best
 from sizewise.search.rivals import opponents, outranked, settled
+from sizewise.search.spare import spare_of
 from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality
 
 DROP = Budget(max_drop="2 %")
@@ -31,36 +33,62 @@ def costs(latency: float, size: int) -> Measurement:
     return found
 
 
-def test_the_best_costs_least_per_proof() -> None:
-    cheap, sure = candidate("cheap", 1, 100, 0.015, chance=0.4), candidate("sure", 4, 100, 0.0, chance=0.9)
-    assert best([cheap, sure], DROP) == sure, "the geometric mean of latency and size is half, the chance less than that"
-    assert best([replace(cheap, proof_chance=0.5), sure], DROP) == replace(cheap, proof_chance=0.5)
-    assert best([replace(cheap, proof_chance=None), sure], DROP) == replace(cheap, proof_chance=None), "where no proof is to be had"
+WHOLE = candidate("whole", 10, 400, 0.0, chance=1.0)  # the model as it was
+
+
+def test_a_bold_file_is_best_where_another_can_do_if_it_is_not_proved() -> None:
+    bold, sure = candidate("bold", 1, 100, 0.015, chance=0.4), candidate("sure", 4, 100, 0.0, chance=0.95)
+    assert best([WHOLE, bold, replace(sure, later_chance=0.9)], DROP) == bold
+    vain, doubtful = replace(bold, proof_chance=0.05), replace(sure, later_chance=0.6)
+    assert best([WHOLE, vain, doubtful], DROP) == doubtful, "the sure one would not be as sure at the second look"
+    free = [replace(c, proof_chance=None) for c in (WHOLE, bold, sure)]
+    assert best(free, DROP) == free[1], "no proof is to be had"
+
+
+def test_where_nothing_will_be_proved_cost_alone_decides() -> None:
     hopeless = [candidate("a", 2, 100, 0.01, chance=0.0), candidate("b", 1, 100, 0.019, chance=0.0)]
-    assert best(hopeless, DROP) == hopeless[1], "where nothing will be proved, cost alone decides"
+    assert best(hopeless, DROP) == hopeless[1]
+
+
+def test_a_file_is_not_spare_for_itself() -> None:
+    bold, sure = candidate("bold", 1, 100, 0.0, chance=0.9), candidate("sure", 4, 100, 0.0, chance=1.0)
+    spare = spare_of([WHOLE, bold, sure], DROP)
+    assert spare.holder == "bold"
+    assert spare.beside("bold") == pytest.approx(math.log(0.4 * 100)), "that of the sure one"
+    assert spare.beside("sure") == pytest.approx(0.9 * math.log(0.1 * 100) + 0.1 * math.log(400)), "else the model stays as it was"
+    assert spare_of([bold], DROP).beside("bold") == pytest.approx(math.log(100))
+    assert spare_of([replace(bold, proof_chance=None)], DROP).beside("x") is None
 
 
 def test_a_reference_that_would_surely_be_proved_does_not_win_by_that_alone() -> None:
-    whole, int8, daring = (
-        candidate("large", 9, 400, 0.0, chance=1.0),
-        candidate("int8", 4, 100, 0.0, chance=0.78),
-        candidate("x", 3, 80, 0.01),
-    )
-    assert best([whole, int8, replace(daring, proof_chance=0.5)], DROP) == int8
+    int8, daring = candidate("int8", 4, 100, 0.0, chance=0.78), candidate("x", 3, 80, 0.01)
+    assert best([WHOLE, int8], DROP) == int8
+    assert best([WHOLE, replace(int8, later_chance=0.6), replace(daring, proof_chance=0.2)], DROP) == replace(int8, later_chance=0.6)
 
 
 def test_a_file_whose_proof_is_improbable_is_outranked_although_it_is_cheaper() -> None:
     leader = candidate("leader", 4, 100, 0.0, chance=0.9)
-    assert outranked(costs(1, 100), [leader], DROP, 0.6) is None, "half per proof, for two thirds of the chance"
-    assert outranked(costs(1, 100), [leader], DROP, 0.4) == leader
+    others = [WHOLE, replace(leader, later_chance=0.7)]
+    assert outranked(costs(1, 100), others, DROP, 0.5) is None
+    assert outranked(costs(1, 100), others, DROP, 0.1) == others[1]
 
 
 def test_a_doubtful_file_stays_beaten_while_its_doubt_outweighs_its_costs() -> None:
-    leader, slow = candidate("leader", 4, 100, 0.0, chance=0.9), candidate("slow", 8, 100, 0.0, chance=0.9)
-    doubtful = Candidate(id="d", plan=Plan(scale="d"), status="beaten", partly=costs(1, 100), most_chance=0.4)
-    assert settled(doubtful, [leader], DROP)
-    assert not settled(doubtful, [slow], DROP)
-    assert not settled(replace(doubtful, most_chance=None), [leader], DROP)
+    leader, slow = (
+        candidate(name, latency, 100, 0.0, chance=0.9)
+        for name, latency in (
+            (
+                "leader",
+                4,
+            ),
+            ("slow", 8),
+        )
+    )
+    leader, slow = replace(leader, later_chance=0.7), replace(slow, later_chance=0.7)
+    doubtful = Candidate(id="d", plan=Plan(scale="d"), status="beaten", partly=costs(1, 100), most_chance=0.15)
+    assert settled(doubtful, [WHOLE, leader], DROP)
+    assert not settled(doubtful, [WHOLE, replace(slow, proof_chance=0.7)], DROP)
+    assert not settled(replace(doubtful, most_chance=None), [WHOLE, leader], DROP)
 
 
 def test_a_dearer_file_is_outranked_by_one_that_fits() -> None:
@@ -80,9 +108,9 @@ def test_a_slow_spell_of_the_machine_outranks_nothing() -> None:
 
 def test_a_doubtful_leader_outranks_only_what_is_so_dear_that_certainty_would_not_make_up_for_it() -> None:
     unsure = candidate("leader", 1, 100, 0.01, chance=0.5)
-    assert outranked(costs(3, 100), [unsure], DROP) is None
-    assert outranked(costs(5, 100), [unsure], DROP) == unsure
-    assert outranked(costs(3, 100), [replace(unsure, proof_chance=0.9)], DROP) is not None
+    assert outranked(costs(3, 100), [WHOLE, unsure], DROP) is None
+    assert outranked(costs(15, 300), [WHOLE, unsure], DROP) is not None
+    assert outranked(costs(3, 100), [WHOLE, replace(unsure, proof_chance=0.9)], DROP) is not None
 
 
 @pytest.mark.parametrize("budget", [Budget(latency=3, max_drop="2 %"), Budget(latency=3)])

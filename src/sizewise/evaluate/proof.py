@@ -17,7 +17,7 @@ from scipy import stats
 from sizewise.evaluate.paired import UNBOUNDED, mcnemar_errors, tango_statistic
 from sizewise.types import Budget, Interval, Quality
 
-__all__ = ["ERROR", "confidence_at", "drop_proved", "drop_refused", "look_level", "most_chance", "proof_chance"]
+__all__ = ["ERROR", "confidence_at", "drop_proved", "drop_refused", "level_after", "look_level", "most_chance", "proof_chance"]
 
 ERROR = 0.05  # one-sided, of everything that is ever said about one limit on one test split
 SPENT_FIRST = 0.8
@@ -33,6 +33,11 @@ def look_level(look: int) -> float:
     there ever are, stay within 5 % (alpha spending by the union bound).
     """
     return SPENT_FIRST * ERROR * (1 - SPENT_FIRST) ** (look - 1)
+
+
+def level_after(level: float) -> float:
+    """The error that the look after one of this error may make."""
+    return level * (1 - SPENT_FIRST)
 
 
 def confidence_at(level: float) -> float:

@@ -10,30 +10,26 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
-from jaxtyping import Float
-from numpy import ndarray
-
 from sizewise.errors import UnsupportedModel
 from sizewise.evaluate.paired import median_interval
 from sizewise.evaluate.proof import ERROR, confidence_at
-from sizewise.evaluate.scoring import module_call, quality, score
-from sizewise.pipeline.looks import Look, Looks
+from sizewise.evaluate.scoring import module_call, quality
 from sizewise.pipeline.scales import Prepared
 from sizewise.pipeline.settle import matter_after_all, score_in_full
 from sizewise.pipeline.setup import Setup, version
 from sizewise.pipeline.trial import Bench, measure_memory
-from sizewise.pipeline.verdict import NO_TEST, judge
+from sizewise.pipeline.turns import Turn, in_turn, looked_at, of_test, unproved
 from sizewise.profile.timing import Timings, time_interleaved
 from sizewise.search.explain import Reference, companions, explain
 from sizewise.search.frontier import best, limits_quality, mark_frontier, nearest, rank_key, relaxations
+from sizewise.search.spare import sorted_spares, spare_of
 from sizewise.search.untried import Outlook, untried_neighbours
-from sizewise.types import Candidate, Explanation, Interval, Quality, RunRecord
+from sizewise.types import Candidate, Explanation, Interval, Measurement, RunRecord, Unproved
 
 __all__ = ["conclude"]
 
-Scores = Float[ndarray, " n"]
-NOT_LOOKED = "the test split was not looked at, since nothing fits"
 FINALISTS = 6
+SPARE = 2  # files beside them that the test split will probably prove
 ROUNDS = 31
 BLOCK_S = 0.02
 MEMORY_RUNS = 7
@@ -50,9 +46,8 @@ class _Final:
         chosen: the best that fits by these latencies, else the nearest.
         fits: whether the chosen one does.
         torch_latency: per scale, of its float PyTorch module in the same rounds.
-        bounds: of the chosen file's latency, each of its ends a one-sided bound.
-        speedup: how many times faster the chosen file is than the reference's module.
-        file_speedup: and than the whole model's file, where the plan was given.
+        finalists: the best of them before.
+        file_speedup: how many times faster the chosen file is than the whole model's, where the plan was given.
         timed: the rounds.
         took_part: ids of the candidates that were timed in them.
     """
@@ -61,11 +56,21 @@ class _Final:
     chosen: Candidate
     fits: bool
     torch_latency: dict[str, Interval]
-    bounds: Interval
-    speedup: Interval
+    finalists: tuple[Candidate, ...]
     timed: Timings
     took_part: frozenset[str]
     file_speedup: Interval | None = None
+
+    def latency_bounds(self, candidate: Candidate) -> Interval:
+        """Of a file that took part, each end a one-sided bound; of another one its interval."""
+        if candidate.id in self.took_part:
+            return median_interval(self.timed.samples[_key(candidate)], confidence_at(ERROR))
+        assert candidate.measured is not None
+        return candidate.measured.latency
+
+    def speedup(self, candidate: Candidate, reference: str) -> Interval:
+        """How many times faster a file that took part is than the reference's module."""
+        return self.timed.ratio(_torch_key(reference), _key(candidate))
 
 
 def conclude(
@@ -94,7 +99,7 @@ def conclude(
     Raises:
         UnsupportedModel: nothing could be measured.
     """
-    candidates = [_with_chance(c, bench) for c in candidates]
+    candidates = [_with_chance(c, setup, bench, reference) for c in candidates]
     if not any(c.measured for c in candidates):
         candidates = score_in_full(candidates, matter_after_all(candidates, setup.budget), setup, bench)
     if not any(c.measured for c in candidates):
@@ -105,15 +110,25 @@ def conclude(
         candidates = score_in_full(candidates, wanted, setup, bench)
         final = _finals(setup, prepared, reference, candidates, given)
     tests = final.fits or given is not None  # a look is not spent on a file that is outside the budget anyhow
-    setup.progress.working(f"{final.chosen.plan.scale}: {final.chosen.plan.label}: {'judging on the test split' if tests else 'judging'}")
     closely = {final.chosen.id} if given is None else {c.id for c in candidates if c.measured}
-    everything = tuple(_with(c, memory=_memory(setup, bench, c)) if c.id in closely else c for c in final.candidates)
-    chosen = next(c for c in everything if c.id == final.chosen.id)
-    assert chosen.measured is not None
-    tested = _on_test(setup, bench, chosen, reference) if tests else _Tested()
-    bounded = replace(chosen.measured, latency=final.bounds)
-    untested = NO_TEST if setup.test is None else NOT_LOOKED
-    verdict = judge(setup.budget, bounded, tested.chosen, bounds=tested.bounds, look=tested.look, untested=untested)
+    everything = {c.id: _with(c, memory=_memory(setup, bench, c)) if c.id in closely else c for c in final.candidates}
+
+    turns: dict[str, Turn] = {}
+
+    def take(candidate: Candidate) -> Turn:
+        setup.progress.working(f"{candidate.plan.scale}: {candidate.plan.label}: judging{' on the test split' if tests else ''}")
+        if candidate.id not in closely:
+            everything[candidate.id] = candidate = _with(candidate, memory=_memory(setup, bench, candidate))
+        turns[candidate.id] = of_test(setup, bench, candidate, final.latency_bounds(candidate), reference, look=tests)
+        return turns[candidate.id]
+
+    turn = take(everything[final.chosen.id])
+    if tests and given is None:
+        turn = in_turn(turn, final.finalists, setup, bench, take)
+    chosen, verdict = everything[turn.candidate.id], turn.verdict
+    before = [c for c in everything.values() if c.id not in turns and looked_at(setup, c)] if given is None else []
+    looked = [*turns.values(), *(of_test(setup, bench, c, final.latency_bounds(c), reference) for c in before)]
+    not_proved = unproved(looked, chosen)
     return RunRecord(
         **{**facts, "data": _with_order(facts["data"], bench)},
         version=version(),
@@ -127,22 +142,23 @@ def conclude(
         seed=setup.seed,
         versions={**_versions(), **setup.runtime.versions()},
         reference=reference,
-        reference_quality=tested.reference or quality(prepared[reference].scores, setup.task.metric),
+        reference_quality=turn.reference or quality(prepared[reference].scores, setup.task.metric),
         reference_torch_latency=final.torch_latency[reference],
         reference_weight_bytes=prepared[reference].record.cost.weight_bytes,
         scales=tuple(replace(p.record, torch_latency=final.torch_latency[name]) for name, p in prepared.items()),
-        candidates=everything,
+        candidates=tuple(everything.values()),
         chosen=chosen.id,
         feasible=final.fits and verdict.judgement != "refused",
-        speedup=final.speedup,
+        speedup=final.speedup(chosen, reference),
         verdict=verdict,
-        relaxations=() if final.fits else relaxations(everything, setup.budget),
+        unproved=not_proved,
+        relaxations=() if final.fits else relaxations(tuple(everything.values()), setup.budget),
         warnings=(*setup.warnings, *_unraced(setup, bench)),
         searched=given is None,
-        explanation=_explained(setup, prepared, reference, final, chosen, expected) if given is None else None,
+        explanation=_explained(setup, prepared, reference, final, chosen, expected, not_proved) if given is None else None,
         file_speedup=final.file_speedup,
-        examples_evaluated=sum(c.evaluated or 0 for c in everything),
-        examples_in_full=sum(c.in_full or 0 for c in everything),
+        examples_evaluated=sum(c.evaluated or 0 for c in everything.values()),
+        examples_in_full=sum(c.in_full or 0 for c in everything.values()),
     )
 
 
@@ -157,13 +173,26 @@ def _unraced(setup: Setup, bench: Bench) -> list[str]:
     return [f"nobody knows the best score of {bench.metric.name} (Metric.bounds), so every candidate was scored on all validation examples"]
 
 
-def _with_chance(candidate: Candidate, bench: Bench) -> Candidate:
-    """Told anew, since the next look at the test split may err less than the one that was next when it was measured."""
-    return replace(candidate, proof_chance=bench.proof_chance(candidate.measured.quality)) if candidate.measured else candidate
+def _with_chance(candidate: Candidate, setup: Setup, bench: Bench, reference: str) -> Candidate:
+    """Told anew, since the next look at the test split may err less than the one that was next when it was measured; what was looked at is
+    known."""
+    if candidate.measured is None:
+        return candidate
+    told = bench.with_chances(candidate)
+    if told.proof_chance is None or not looked_at(setup, candidate):
+        return told
+    known = float(not of_test(setup, bench, candidate, candidate.measured.latency, reference).may_be_spared)
+    return replace(told, proof_chance=known, later_chance=known)
 
 
 def _explained(
-    setup: Setup, prepared: dict[str, Prepared], reference: str, final: _Final, chosen: Candidate, expected: Outlook | None
+    setup: Setup,
+    prepared: dict[str, Prepared],
+    reference: str,
+    final: _Final,
+    chosen: Candidate,
+    expected: Outlook | None,
+    not_proved: Sequence[Unproved],
 ) -> Explanation:
     def timed(before: str | None, after: str) -> Interval | None:
         names = {after} if before is None else {before, after}
@@ -172,7 +201,9 @@ def _explained(
 
     scales = setup.task.scales
     untried = untried_neighbours(expected, chosen, final.candidates, scales) if expected is not None else ()
-    return explain(final.candidates, chosen, setup.budget, _beginning(setup, prepared, reference), timed=timed, untried=untried)
+    looked = [found.candidate for found in not_proved]
+    beginning = _beginning(setup, prepared, reference)
+    return explain(final.candidates, chosen, setup.budget, beginning, timed=timed, untried=untried, unproved=looked)
 
 
 def _beginning(setup: Setup, prepared: dict[str, Prepared], reference: str) -> Reference:
@@ -201,8 +232,7 @@ def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candida
         chosen=chosen,
         fits=best_now is not None,
         torch_latency={scale: timed.latency(_torch_key(scale)) for scale in prepared},
-        bounds=median_interval(timed.samples[_key(chosen)], confidence_at(ERROR)),
-        speedup=timed.ratio(_torch_key(reference), _key(chosen)),
+        finalists=tuple(c for c in closely if c.id in {f.id for f in finalists} and not setup.budget.violations(_figures(c))),
         timed=timed,
         took_part=names,
         file_speedup=timed.ratio(_key(whole), _key(chosen)) if whole else None,
@@ -210,9 +240,12 @@ def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candida
 
 
 def _best_ones(setup: Setup, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that promise most, and what is to be looked at where the first look proves nothing."""
     fitting = [c for c in candidates if c.measured and not setup.budget.violations(c.measured)]
-    close = nearest(candidates, setup.budget)
-    return sorted(fitting, key=lambda c: rank_key(c, setup.budget))[:FINALISTS] or [c for c in [close] if c]
+    close, spare = nearest(candidates, setup.budget), spare_of(candidates, setup.budget)
+    found = sorted(fitting, key=lambda c: rank_key(c, setup.budget, spare))[:FINALISTS]
+    others = [c for _, c in sorted_spares(candidates, setup.budget)[:SPARE] if c.id not in {f.id for f in found}]
+    return [*found, *others] or [c for c in [close] if c]
 
 
 def _beside(
@@ -261,51 +294,16 @@ def _timed(candidate: Candidate, timed: Timings, reference: str) -> Candidate:
 
 
 def _with(candidate: Candidate, **figures: Any) -> Candidate:
+    return replace(candidate, measured=replace(_figures(candidate), **figures))
+
+
+def _figures(candidate: Candidate) -> Measurement:
     assert candidate.measured is not None
-    return replace(candidate, measured=replace(candidate.measured, **figures))
+    return candidate.measured
 
 
 def _memory(setup: Setup, bench: Bench, candidate: Candidate) -> Interval:
     return measure_memory(bench, setup.store.folder(candidate.plan) / setup.runtime.file_name, times=MEMORY_RUNS)
-
-
-@dataclass(frozen=True)
-class _Tested:
-    """What the test split says, example by example beside the reference; nothing where the task has none.
-
-    Attributes:
-        reference: the reference's quality.
-        chosen: the chosen file's.
-        bounds: the same with intervals whose ends are one-sided bounds at the look's level.
-        look: which one it was.
-    """
-
-    reference: Quality | None = None
-    chosen: Quality | None = None
-    bounds: Quality | None = None
-    look: Look | None = None
-
-
-def _on_test(setup: Setup, bench: Bench, chosen: Candidate, reference: str) -> _Tested:
-    """Look at the test split, unless these bytes were looked at before: then their scores are known."""
-    test, metric, artefact = setup.test, setup.task.metric, chosen.artefact
-    if test is None or artefact is None:
-        return _Tested()
-
-    def scores_of_chosen() -> Scores:
-        runner = setup.runtime.load(setup.store.folder(chosen.plan) / setup.runtime.file_name, threads=setup.device.threads)
-        return score(runner, test, metric, bench.reference_call)
-
-    looks = Looks(setup.store, test.fingerprint or "")
-    look = looks.take(artefact.sha256)
-    of_reference = looks.scores(f"reference {reference}", lambda: score(bench.reference_call, test, metric, bench.reference_call))
-    of_chosen = looks.scores(f"{artefact.sha256} beside {reference}", scores_of_chosen)
-    return _Tested(
-        quality(of_reference, metric),
-        quality(of_chosen, metric, of_reference),
-        quality(of_chosen, metric, of_reference, confidence_at(look.level)),
-        look,
-    )
 
 
 def _versions() -> dict[str, str]:

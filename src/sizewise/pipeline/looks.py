@@ -58,6 +58,10 @@ class Looks:
         """One-sided error of the next file that is looked at."""
         return look_level(len(self._known().splits.get(self.fingerprint, ())) + 1)
 
+    def taken(self, sha256: str) -> bool:
+        """Whether a file was looked at."""
+        return sha256 in self._known().splits.get(self.fingerprint, ())
+
     def take(self, sha256: str) -> Look:
         """Count a look at a file, before it is taken; a file that was looked at keeps its number."""
         known = self._known()

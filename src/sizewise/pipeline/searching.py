@@ -242,7 +242,9 @@ def _ended(run: _Run, limits: Limits, under_way: int) -> Ended | None:
 def _reached(run: _Run) -> bool:
     """Whether something fits, and will probably be proved to."""
     found = best(run.done, run.setup.budget)
-    return found is not None and (found.proof_chance is None or has_margin(found))
+    if found is None or found.proof_chance is None:
+        return found is not None
+    return any(has_margin(c) and c.measured and not run.setup.budget.violations(c.measured) for c in run.done)
 
 
 def _begin(run: _Run, proposal: Proposal) -> bool:

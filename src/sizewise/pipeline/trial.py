@@ -15,7 +15,7 @@ from sizewise.data.model_size import float_bytes
 from sizewise.errors import ParityError, PreconditionError, UnsupportedModel
 from sizewise.evaluate.metrics import Metric
 from sizewise.evaluate.paired import median_interval
-from sizewise.evaluate.proof import look_level, proof_chance
+from sizewise.evaluate.proof import level_after, look_level, proof_chance
 from sizewise.evaluate.sampling import Sample
 from sizewise.evaluate.scoring import Call, Split, margins, measure_parity, module_call, quality, score
 from sizewise.files import write_bytes
@@ -94,9 +94,12 @@ class Bench:
         scores = score(call, self.validation, self.metric, self.reference_call)
         return quality(scores, self.metric, self.reference_scores), scores
 
-    def proof_chance(self, found: Quality) -> float | None:
-        """How probable it is that the test split proves the quality limits."""
-        return proof_chance(found, self.budget, self.test_examples, self.level)
+    def with_chances(self, candidate: Candidate) -> Candidate:
+        """A measured candidate, and how probable it is that the test split proves its quality limits."""
+        assert candidate.measured is not None
+        found = candidate.measured.quality
+        first, later = (proof_chance(found, self.budget, self.test_examples, level) for level in (self.level, level_after(self.level)))
+        return replace(candidate, proof_chance=first, later_chance=later)
 
 
 def make_bench(setup: Setup, reference: Prepared) -> Bench:
@@ -191,7 +194,7 @@ def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
     runner = bench.runtime.load(folder / candidate.artefact.path, threads=bench.threads)
     found, scores = bench.quality_of(runner)
     save_scores(folder / SCORES, scores)
-    return replace(
+    whole = replace(
         candidate,
         status="measured",
         reason=None,
@@ -200,8 +203,8 @@ def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
         partly=None,
         measured=replace(candidate.partly, quality=found),
         evaluated=(candidate.evaluated or 0) + len(scores),
-        proof_chance=bench.proof_chance(found),
     )
+    return bench.with_chances(whole)
 
 
 def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Path, bench: Bench, rivals: Sequence[Candidate]) -> Candidate:
@@ -261,7 +264,7 @@ def _raced(candidate: Candidate, costs: _Costs, parity: Parity, raced: FileRace,
     if raced.scores is None:
         return replace(candidate, partly=measured, beaten_by=raced.beaten_by, most_chance=raced.most_chance)
     save_scores(path.with_name(SCORES), raced.scores)
-    return replace(candidate, measured=measured, proof_chance=bench.proof_chance(raced.found))
+    return bench.with_chances(replace(candidate, measured=measured))
 
 
 def measure_memory(bench: Bench, path: Path, times: int) -> Interval:

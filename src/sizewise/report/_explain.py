@@ -199,6 +199,8 @@ def _why_tried(record: RunRecord, neighbour: Neighbour, candidate: Candidate) ->
     if neighbour.why == "unsure":
         ours, its = (_percent(c.proof_chance or 0.0) for c in (record.winner, candidate))
         return f"fits, but the test split would prove that with a chance of {its} only, not {ours}"
+    if neighbour.why == "unproved":
+        return f"fits, but the test split did not prove it{_side_by_side(neighbour)}"
     if neighbour.why == "close":
         return f"is as good within the noise of the latencies{_side_by_side(neighbour)}"
     if neighbour.why == "worse":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sizewise.errors import InternalError
 from sizewise.report import _format as fmt
 from sizewise.report._integers import executed_sentence, shows_integers, why_not_faster
-from sizewise.types import Candidate, Interval, Limit, LimitVerdict, Measurement, Quality, Relaxation, RunRecord
+from sizewise.types import Candidate, Interval, Limit, LimitVerdict, Measurement, Quality, Relaxation, RunRecord, Unproved
 from sizewise.units import format_bytes, format_seconds
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "size_ratio",
     "speedup",
     "together",
+    "unproved",
     "verdict_rows",
     "ways",
     "whole",
@@ -302,6 +303,21 @@ def verdict_rows(record: RunRecord) -> tuple[tuple[str, str, str, str, str], ...
         )
         for row in record.verdict.limits
     )
+
+
+def unproved(record: RunRecord) -> tuple[str, ...]:
+    """A sentence per candidate that was looked at on the test split, and not proved."""
+    return tuple(_unproved(record, found) for found in record.unproved)
+
+
+def _unproved(record: RunRecord, found: Unproved) -> str:
+    rows = [row for row in found.verdict.limits if row.judgement != "proved"]
+    figures = "; ".join(
+        f"{fmt.limit_name(row.limit, record.metric)} {fmt.limit_figure(row.limit, row.figure, record.metric)}, {row.judgement}{needed(row)}"
+        for row in rows
+    )
+    look = f" (look {found.verdict.look})" if found.verdict.look is not None else ""
+    return f"{fmt.plan_name(record.candidate(found.candidate).plan)} was looked at on the test split, too{look}: {figures}"
 
 
 def needed(row: LimitVerdict) -> str:

@@ -73,7 +73,10 @@ def _verdict(record: RunRecord) -> str:
     if not rows:
         return f"## Verdict\n\n{story.NO_LIMITS}"
     sentence = f"{_text(story.fit_sentence(record))}\n\n" if record.feasible else ""
-    return f"## Verdict: {record.verdict.judgement}\n\n{sentence}{_table(('Limit', 'Verdict', 'Figure', 'Allowed', 'Rests on'), rows)}"
+    others = "".join(f"\n\n{_text(found)}" for found in story.unproved(record))
+    return (
+        f"## Verdict: {record.verdict.judgement}\n\n{sentence}{_table(('Limit', 'Verdict', 'Figure', 'Allowed', 'Rests on'), rows)}{others}"
+    )
 
 
 def _running(snippet: str) -> str:

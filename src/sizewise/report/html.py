@@ -86,7 +86,8 @@ def _verdict(record: RunRecord) -> Html:
     words = "Proved: the whole interval keeps the limit. Refused: the whole interval breaks it. Undecided: it holds the limit."
     body = table(head, rows, numbers=("Figure", "Allowed"))
     overall = tag("span", record.verdict.judgement, class_=record.verdict.judgement)
-    return section("Verdict", paragraph("Overall: ", overall, "."), body, paragraph(words, class_="soft"))
+    others = [bullets(said)] if (said := story.unproved(record)) else []
+    return section("Verdict", paragraph("Overall: ", overall, "."), body, *others, paragraph(words, class_="soft"))
 
 
 # ---- what was tried

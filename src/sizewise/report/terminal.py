@@ -52,6 +52,7 @@ def _verdict(record: RunRecord) -> list[str]:
     if not rows:
         return []
     reasons = [wrap(f"{name}: {why}", "  ") for name, judgement, _, _, why in rows if judgement == "undecided"]
+    reasons += [wrap(sentence, "  ") for sentence in story.unproved(record)]
     return [f"verdict: {record.verdict.judgement}", *columns([row[:4] for row in rows]), *(line for lines in reasons for line in lines)]
 
 

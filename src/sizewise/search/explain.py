@@ -4,13 +4,14 @@ Only files that were measured are compared; what was not tried is told as the se
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
 from sizewise.search.contrast import RESOLUTION, SCALE, Levers, Setting, change, difference, levers_of
-from sizewise.search.frontier import doubt, limits_quality, rank_key
+from sizewise.search.frontier import limits_quality, rank_key
 from sizewise.search.space import HEALED, HEALER
+from sizewise.search.spare import Spare, spare_of
 from sizewise.search.waterfall import best_path
 from sizewise.types import Budget, Candidate, Explanation, Gain, Interval, Measurement, Neighbour, Plan, Violation, Why
 
@@ -23,6 +24,7 @@ TELLING: tuple[Why, ...] = (
     "close",
     "dearer",
     "worse",
+    "unproved",
     "unsure",
     "breaks",
     "further",
@@ -73,6 +75,7 @@ def explain(
     *,
     timed: Timed | None = None,
     untried: Sequence[Neighbour] = (),
+    unproved: Collection[str] = (),
 ) -> Explanation:
     """Everything that can be said about the choice.
 
@@ -84,8 +87,9 @@ def explain(
         timed: the ratio of two files' latencies, by their ids, where they were timed in the same rounds, else None; no id is the
             reference's module. None where nothing was.
         untried: neighbours that were not tried.
+        unproved: ids of candidates that the test split did not prove.
     """
-    found = [*_neighbours(candidates, chosen, budget, reference, timed), *untried]
+    found = [*_neighbours(candidates, chosen, budget, reference, timed, unproved), *untried]
     return Explanation(
         waterfall=_waterfall(candidates, chosen, reference, timed),
         neighbours=_most_telling(found),
@@ -207,9 +211,14 @@ def _adds(mine: Levers, its: Levers, name: str, reference: Reference) -> bool:
 
 
 def _neighbours(
-    candidates: Sequence[Candidate], chosen: Candidate, budget: Budget, reference: Reference, timed: Timed | None
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    budget: Budget,
+    reference: Reference,
+    timed: Timed | None,
+    unproved: Collection[str],
 ) -> list[Neighbour]:
-    mine = reference.levers(chosen)
+    mine, spare = reference.levers(chosen), spare_of(candidates, budget)
     found = []
     for candidate in candidates:
         its = reference.levers(candidate)
@@ -222,7 +231,9 @@ def _neighbours(
                     plan=candidate.plan,
                     change=change(mine, its, names[0]),
                     lever=names[0],
-                    why=_why(candidate, chosen, budget, ratio.low * size_ratio if ratio and size_ratio else math.inf),
+                    why="unproved"
+                    if candidate.id in unproved
+                    else _why(candidate, chosen, budget, ratio.low * size_ratio if ratio and size_ratio else math.inf, spare),
                     candidate=candidate.id,
                     latency=ratio,
                     size_ratio=size_ratio,
@@ -231,7 +242,7 @@ def _neighbours(
     return found
 
 
-def _why(candidate: Candidate, chosen: Candidate, budget: Budget, cheapest: float) -> Why:
+def _why(candidate: Candidate, chosen: Candidate, budget: Budget, cheapest: float, spare: Spare) -> Why:
     """Why a candidate is not the chosen one; `cheapest` is its cost over the chosen one's, at the low end of what was measured."""
     if candidate.measured is None:
         return TRIED[candidate.status]
@@ -241,12 +252,13 @@ def _why(candidate: Candidate, chosen: Candidate, budget: Budget, cheapest: floa
         return "further" if _over(broken) >= _over(chosen_broken) else "close"
     if broken:
         return "breaks"
+    behind = rank_key(candidate, budget, spare) > rank_key(chosen, budget, spare)
     if limits_quality(budget):
         if cheapest >= 1:
             return "dearer"
-        less_sure = doubt(candidate.proof_chance) > doubt(chosen.proof_chance)
-        return "unsure" if less_sure and rank_key(candidate, budget) > rank_key(chosen, budget) else "close"
-    return "worse" if rank_key(candidate, budget) > rank_key(chosen, budget) else "close"
+        less_sure = (candidate.proof_chance or 0.0) < (chosen.proof_chance or 0.0)
+        return "unsure" if less_sure and behind else "close"
+    return "worse" if behind else "close"
 
 
 def _over(violations: Sequence[Violation]) -> float:

@@ -4,16 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
-
+from sizewise.search.spare import Spare, expected_cost, log_cost, spare_of
 from sizewise.types import Budget, Candidate, Limit, Measurement, Relaxation
 
 __all__ = [
     "best",
-    "doubt",
-    "doubts",
     "has_margin",
     "largest_drops",
     "limits_quality",
@@ -24,7 +19,6 @@ __all__ = [
 ]
 
 MARGIN = 0.8  # how probable the proof on the test split must be for nothing to be wanted but less cost
-LEAST_CHANCE = 1e-3  # of a proof: less is no worse
 
 
 def _counts(m: Measurement) -> tuple[float, ...]:
@@ -42,28 +36,23 @@ def mark_frontier(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(replace(c, on_frontier=c.measured is not None and not beaten(_counts(c.measured))) for c in candidates)
 
 
-def rank_key(candidate: Candidate, budget: Budget) -> tuple[float, ...]:
+def rank_key(candidate: Candidate, budget: Budget, spare: Spare) -> tuple[float, ...]:
     """What makes one fitting candidate better than another; smaller is better.
 
-    With a quality limit, cost decides: the geometric mean of latency and size, so that halving either counts the same, over the chance
-    that the test split proves the limit; that is what one pays per proof. Without one, quality decides and cost breaks ties. Latencies
-    are shares of the reference's, which was timed beside each file: machines are not always equally fast.
+    With a quality limit, cost decides: the logarithm of latency times size, so that halving either counts the same, as it is to be expected
+    where this file is looked at first on the test split (`search/spare.py`). Without one, quality decides and cost breaks ties.
+
+    Args:
+        candidate: a measured one.
+        budget: the limits.
+        spare: of all candidates.
     """
     assert candidate.measured is not None
-    _, size, worse = _counts(candidate.measured)
-    cost = math.log(candidate.measured.latency_ratio) + math.log(size)
-    return (cost + doubt(candidate.proof_chance), worse) if limits_quality(budget) else (worse, cost)
-
-
-def doubt(chance: float | None) -> float:
-    """What a chance of proof adds to the logarithm of latency times size, see `rank_key`; nothing where there is none to be had."""
-    return 0.0 if chance is None else float(doubts(np.array([chance]))[0])
-
-
-def doubts(chances: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
-    """The same of many chances."""
-    found: Float[ndarray, "*shape"] = -2 * np.log(np.maximum(chances, LEAST_CHANCE))
-    return found
+    _, _, worse = _counts(candidate.measured)
+    cost = log_cost(candidate)
+    if not limits_quality(budget):
+        return (worse, cost)
+    return (expected_cost(cost, candidate.proof_chance, spare.beside(candidate.id)), -(candidate.proof_chance or 0.0), cost, worse)
 
 
 def limits_quality(budget: Budget) -> bool:
@@ -87,7 +76,8 @@ def has_margin(candidate: Candidate) -> bool:
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     """The best measured candidate whose figures keep every limit, or None."""
     fitting = [c for c in candidates if c.measured and not budget.violations(c.measured)]
-    return min(fitting, key=lambda c: (*rank_key(c, budget), c.id), default=None)
+    spare = spare_of(candidates, budget)
+    return min(fitting, key=lambda c: (*rank_key(c, budget, spare), c.id), default=None)
 
 
 def nearest(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:

@@ -15,10 +15,11 @@ from scipy.stats import norm
 
 from sizewise.search.blame import impossible, uses
 from sizewise.search.duration import expected_seconds
-from sizewise.search.frontier import best, doubt, has_margin
+from sizewise.search.frontier import best, has_margin, rank_key
 from sizewise.search.promise import Goal, Promise, Proofs, observed_figures, observed_loss, promise
 from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
 from sizewise.search.space import Point, Space, harsher
+from sizewise.search.spare import expected_cost, spare_of
 from sizewise.search.study import Study
 from sizewise.types import Budget, Candidate, Measurement, Plan
 
@@ -255,12 +256,25 @@ class Planner:
 
     def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
         """Than the best so far."""
-        proofs, leader = self._proofs(), self.best()
-        found = [self._rank(o, proofs)[0] for o in elsewhere if self._fits(o)]
-        figures = self._figures(leader) if leader is not None else None
-        if leader is not None and figures is not None:
-            found.append(self._value(figures, doubt(leader.proof_chance))[0])
-        return promise(forecast, self.goal, may, min(found, default=None), every, proofs)
+        proofs, leader, spare = self._proofs(), self.best(), self._spare()
+        found = [self._rank(o, proofs, spare)[0] for o in elsewhere if self._fits(o)]
+        if leader is not None:
+            found.append(self._own_value(leader))
+        if found and spare is None:  # others found what fits: nothing but that is spare
+            spare = min(found)
+        return promise(forecast, self.goal, may, min(found, default=None), every, proofs, 0.0 if spare is None else spare)
+
+    def _spare(self) -> float | None:
+        """What is to be had where a first look at the test split proves nothing, in the proxy's units."""
+        found = spare_of(list(self._done.values()), self._budget).cost
+        return None if found is None else found + math.log(self._pace)
+
+    def _own_value(self, leader: Candidate) -> float:
+        """What this run's best is worth, in the same units."""
+        assert leader.measured is not None
+        if not self.goal.by_cost:
+            return observed_loss(leader.measured, self._reference)
+        return rank_key(leader, self._budget, spare_of(list(self._done.values()), self._budget))[0] + math.log(self._pace)
 
     def _proofs(self) -> Proofs | None:
         """How probable proofs are, told from the files of each scale that answer most otherwise than the reference.
@@ -300,11 +314,11 @@ class Planner:
 
     def _borrowed(self) -> Proposal | None:
         """What another run found better than all of this one; it is made here, too."""
-        leader, proofs = self.best(), self._proofs()
+        leader, proofs, spare = self.best(), self._proofs(), self._spare()
         own = self._observed(self._point_of(leader), leader) if leader is not None else None
         better = [o for o in self.study.elsewhere()[0] if self._fits(o) and self._open(o.point)]
-        better = [o for o in better if own is None or self._rank(o, proofs) < self._rank(own, proofs)]
-        chosen = min(better, key=lambda o: (*self._rank(o, proofs), o.point), default=None)
+        better = [o for o in better if own is None or self._rank(o, proofs, spare) < self._rank(own, proofs, spare)]
+        chosen = min(better, key=lambda o: (*self._rank(o, proofs, spare), o.point), default=None)
         if chosen is None:
             return None
         self._own.add(chosen.point)
@@ -362,17 +376,17 @@ class Planner:
     def _fits(self, observed: Observation) -> bool:
         return all(excess <= 0 for excess in self._excesses(_values(observed)).values()) if observed.whole else False
 
-    def _rank(self, observed: Observation, proofs: Proofs | None) -> tuple[float, float]:
-        if proofs is None:
-            return self._value(_values(observed), 0.0)
-        at = self.space.points.index(observed.point)
+    def _rank(self, observed: Observation, proofs: Proofs | None, spare: float | None) -> tuple[float, float]:
         figures = _values(observed)
-        return self._value(figures, doubt(float(proofs.chance(np.array([[figures[-1]]]), [at])[0, 0])))
+        if proofs is None:
+            return self._value(figures, None, spare)
+        at = self.space.points.index(observed.point)
+        return self._value(figures, float(proofs.chance(np.array([[figures[-1]]]), [at])[0, 0]), spare)
 
-    def _value(self, figures: Sequence[float], doubted: float) -> tuple[float, float]:
+    def _value(self, figures: Sequence[float], chance: float | None, spare: float | None) -> tuple[float, float]:
         """What is smaller where something is better."""
         latency, size, _, loss = figures
-        cost = math.log(latency) + math.log(size) + doubted
+        cost = expected_cost(math.log(latency) + math.log(size), chance, spare)
         return (cost, loss) if self.goal.by_cost else (loss, cost)
 
     def _excesses(self, figures: Sequence[float]) -> dict[str, float]:

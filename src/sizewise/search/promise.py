@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.stats import norm
 
-from sizewise.search.frontier import doubts, largest_drops
+from sizewise.search.frontier import largest_drops
 from sizewise.search.proxy import FIGURES, Forecast, Observation
 from sizewise.types import Budget, Measurement
 
@@ -24,6 +24,7 @@ __all__ = ["Goal", "Promise", "Proofs", "goal_of", "observed_figures", "observed
 LEAST_CHANCE = 0.05  # of being the best that fits, below which a plan is not tried
 CHEAPER = 0.02  # of the cost: what is no gain
 BETTER = 0.02  # hundredths of quality: what is no gain
+UNLIKELY = 1e-3  # a chance of proof that is none
 NEARER = 0.02  # of the logarithm of the worst excess: what is no nearer
 ONE_POINT = 0.01  # a further point counts like doubling the cost, as in `types.Violation.excess`
 
@@ -119,7 +120,13 @@ def observed_loss(measured: Measurement, reference: float) -> float:
 
 
 def promise(
-    forecast: Forecast, goal: Goal, open_: Mask, top: float | None, others: Sequence[Observation], proofs: Proofs | None = None
+    forecast: Forecast,
+    goal: Goal,
+    open_: Mask,
+    top: float | None,
+    others: Sequence[Observation],
+    proofs: Proofs | None = None,
+    spare: float = 0.0,
 ) -> Promise:
     """What the points that are not tried yet promise.
 
@@ -127,17 +134,18 @@ def promise(
         forecast: of every point.
         goal: limits, and what is better.
         open_: which points may be tried.
-        top: what the best that fits so far is worth: the logarithm of its latency times size, doubt included (`frontier.rank_key`), or
-            its loss, whichever decides.
+        top: what the best that fits so far is worth: the logarithm of latency times size that it promises (`frontier.rank_key`), or its
+            loss, whichever decides.
         others: all that is measured, of which one is the nearest where nothing fits.
         proofs: how probable a proof is; None where none is wanted.
+        spare: what latency times size is where there is no proof (`search/spare.py`).
     """
     cheap = np.prod([norm.cdf((limit - forecast.mean[at]) / forecast.sd[at]) for at, limit in enumerate(goal.limits[:-1])], axis=0)
     losses = forecast.mean[LOSS][:, None] + forecast.sd[LOSS][:, None] * NODES
     proved = proofs.chance(losses) if proofs is not None else np.ones_like(losses)
     proved = np.where(losses <= goal.limits[-1], proved, 0.0)
     if top is not None:
-        chance, gain = _cheaper(forecast, top, proved) if goal.by_cost else _improvement(forecast, goal, top)
+        chance, gain = _cheaper(forecast, top, proved, spare) if goal.by_cost else _improvement(forecast, goal, top)
         chance, gain = chance * cheap, gain * cheap
         return Promise(chance, np.where(open_ & (chance >= LEAST_CHANCE), gain, 0.0))
     fits = cheap * proved.mean(axis=1)
@@ -147,12 +155,16 @@ def promise(
     return Promise(fits, worth)
 
 
-def _cheaper(forecast: Forecast, top: float, proved: Float[ndarray, "n nodes"]) -> tuple[Column, Column]:
-    """The chance to cost less by more than nothing, doubt included, and by how much in expectation; no loss beyond the limit does."""
+def _cheaper(forecast: Forecast, top: float, proved: Float[ndarray, "n nodes"], spare: float) -> tuple[Column, Column]:
+    """The chance to promise less cost by more than nothing, and by how much in expectation; no loss beyond the limit does.
+
+    A file promises the proved share of its own cost, and the rest of what is spare (`search/spare.py`).
+    """
     mean, sd = forecast.mean[LATENCY] + forecast.mean[SIZE], np.hypot(forecast.sd[LATENCY], forecast.sd[SIZE])
-    z = (top - CHEAPER - doubts(proved) - mean[:, None]) / sd[:, None]
-    fits = proved > 0
-    return (fits * norm.cdf(z)).mean(axis=1), (fits * sd[:, None] * (z * norm.cdf(z) + norm.pdf(z))).mean(axis=1)
+    share = np.maximum(proved, UNLIKELY)
+    z = ((top - CHEAPER - (1 - share) * spare) / share - mean[:, None]) / sd[:, None]
+    fits = proved > UNLIKELY
+    return (fits * norm.cdf(z)).mean(axis=1), (fits * share * sd[:, None] * (z * norm.cdf(z) + norm.pdf(z))).mean(axis=1)
 
 
 def _improvement(forecast: Forecast, goal: Goal, top: float) -> tuple[Column, Column]:

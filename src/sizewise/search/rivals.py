@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from sizewise.search.frontier import best, doubt, limits_quality
+from sizewise.search.frontier import best, limits_quality, rank_key
+from sizewise.search.spare import expected_cost, spare_of
 from sizewise.types import Budget, Candidate, Interval
 
 __all__ = ["Costs", "opponents", "outranked", "settled"]
@@ -48,9 +49,11 @@ def outranked(costs: Costs, others: Sequence[Candidate], budget: Budget, chance:
         return leader
     if not limits_quality(budget):
         return None
-    its, larger = leader.measured, math.log(costs.size_bytes / leader.measured.size_bytes) + doubt(chance) - doubt(leader.proof_chance)
-    dearer = math.log(costs.latency.low / its.latency.high) + larger > 0
-    return leader if dearer and math.log(costs.latency_ratio / its.latency_ratio) + larger > 0 else None
+    its, spare = leader.measured, spare_of(others, budget)
+    best_cost, sure = rank_key(leader, budget, spare)[0], 1.0 if chance is None else chance
+    own = math.log(its.latency_ratio) + math.log(costs.size_bytes)
+    slower = (costs.latency.low / its.latency.high, costs.latency_ratio / its.latency_ratio)
+    return leader if all(expected_cost(own + math.log(ratio), sure, spare.cost) > best_cost for ratio in slower) else None
 
 
 def _breaks(costs: Costs, budget: Budget) -> bool:

@@ -11,7 +11,7 @@ from sizewise.types.figures import Executed, How, Interval, Measurement, Parity,
 from sizewise.types.places import Device, Rates, Scheme
 from sizewise.types.plans import TIMED_TARGETS, Artefact, Change, Contribution, Plan, Skip, Step, Trait
 from sizewise.types.records import Explanation, Gain, Neighbour, ProfileRecord, RunRecord, SearchRecord, Why
-from sizewise.types.verdicts import Judgement, LimitVerdict, Relaxation, Verdict
+from sizewise.types.verdicts import Judgement, LimitVerdict, Relaxation, Unproved, Verdict
 
 __all__ = [
     "TIMED_TARGETS",
@@ -51,6 +51,7 @@ __all__ = [
     "StoredTensor",
     "StoredWeights",
     "Trait",
+    "Unproved",
     "Verdict",
     "Violation",
     "Why",

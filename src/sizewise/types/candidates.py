@@ -73,7 +73,9 @@ class Candidate:
         partly: figures of a file whose evaluation was stopped early: its quality is that of the examples seen. Not for choosing.
         beaten_by: id of a candidate that is surely as good, where that is why it is beaten.
         most_chance: how probable that may be at most of a file whose evaluation was stopped early; None where it was not told.
-        proof_chance: how probable it is that the test split proves its quality limits; None without such limits or a test split.
+        proof_chance: how probable it is that the test split proves its quality limits at the next look; None without such limits or a test
+            split.
+        later_chance: the same at the look after the next, where another file takes that; None where nobody told.
     """
 
     id: str
@@ -93,3 +95,4 @@ class Candidate:
     beaten_by: str | None = None
     most_chance: float | None = None
     proof_chance: float | None = None
+    later_chance: float | None = None

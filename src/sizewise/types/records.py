@@ -9,13 +9,14 @@ from sizewise.types.costs import ModelProfile
 from sizewise.types.figures import Interval, Quality
 from sizewise.types.places import Device
 from sizewise.types.plans import Plan
-from sizewise.types.verdicts import Relaxation, Verdict
+from sizewise.types.verdicts import Relaxation, Unproved, Verdict
 
 __all__ = ["Explanation", "Gain", "Neighbour", "ProfileRecord", "RunRecord", "SearchRecord", "Why"]
 
 Why = Literal[
     "breaks",
     "unsure",
+    "unproved",
     "dearer",
     "worse",
     "further",
@@ -72,11 +73,11 @@ class Neighbour:
     Attributes:
         change: the difference in words, such as "scale resnet-l instead of resnet-m".
         lever: which one differs.
-        why: breaks (a limit); unsure (the test split would probably not prove its quality); dearer (costs more); worse (in quality);
-            close (no worse, as far as the noise of the latencies tells); further (from the budget, which nothing keeps); stopped,
-            beaten, failed, untried (as its candidate); harsher (than one that was stopped or failed); unpromising (not tried since it
-            was predicted not to be the best that fits); open (predicted to be worth a trial, but the search had ended); needless (it
-            only repairs what the chosen one loses).
+        why: breaks (a limit); unsure (the test split would probably not prove its quality); unproved (it did not); dearer (costs more);
+            worse (in quality); close (no worse, as far as the noise of the latencies tells); further (from the budget, which nothing
+            keeps); stopped, beaten, failed, untried (as its candidate); harsher (than one that was stopped or failed); unpromising (not
+            tried since it was predicted not to be the best that fits); open (predicted to be worth a trial, but the search had ended);
+            needless (it only repairs what the chosen one loses).
         candidate: its id, where the record has it.
         latency: over that of the chosen file; None where nothing is known of it.
         size_ratio: the same of bytes on disk.
@@ -143,6 +144,7 @@ class RunRecord:
         feasible: the chosen file keeps every limit by its point estimates, and the test split does not refuse one.
         chosen: id of the candidate in the bundle; the nearest one when nothing fits.
         speedup: how many times faster the chosen file is than the reference's float PyTorch module.
+        unproved: candidates of this run that the test split did not prove; the chosen one is not among them.
         relaxations: what each limit would have to be for a tried candidate to fit, when nothing does.
         searched: whether the chosen plan was found; if not, the caller named it.
         file_speedup: where it was named, how many times faster the chosen file is than the whole model's, in the same rounds.
@@ -174,6 +176,7 @@ class RunRecord:
     feasible: bool
     speedup: Interval
     verdict: Verdict
+    unproved: tuple[Unproved, ...] = ()
     relaxations: tuple[Relaxation, ...] = ()
     warnings: tuple[str, ...] = ()
     searched: bool = True

@@ -6,7 +6,7 @@ from typing import Literal
 from sizewise.types.budget import Limit
 from sizewise.types.figures import Interval, Quality
 
-__all__ = ["Judgement", "LimitVerdict", "Relaxation", "Verdict"]
+__all__ = ["Judgement", "LimitVerdict", "Relaxation", "Unproved", "Verdict"]
 
 Judgement = Literal["proved", "undecided", "refused"]
 
@@ -41,6 +41,14 @@ class Verdict:
     test_quality: Quality | None = None
     look: int | None = None
     level: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unproved:
+    """A candidate that was looked at on the test split, which did not prove it, so that another one is chosen."""
+
+    candidate: str
+    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
