@@ -184,9 +184,11 @@ def test_a_file_that_cannot_win_by_its_costs_gets_the_first_lap_only(tmp_path: P
 
 def test_a_file_whose_proof_is_too_improbable_for_its_costs_is_beaten(tmp_path: Path) -> None:
     reference, good = population(5000, 0.004)
-    one = replace(bench(reference), test_examples=5000)
+    ease = np.random.default_rng(0).random(5000)
+    order = shuffled([25] * 200, 0, "examples", changeable=np.where(reference == 1, ease, np.inf))
+    one = replace(bench(reference), test_examples=5000, sample=Known(order))  # type: ignore[arg-type]
     leader = finished("leader", 0.3, good, one, tmp_path)
-    doubtful = other(reference, 0.0095, 0.02, np.random.default_rng(1))  # it keeps the limit of one point
+    doubtful = other(reference, 0.0095, 0.02, np.random.default_rng(1), ease)  # it keeps the limit of one point
     raced = race_file(doubtful, costs(0.28), tmp_path / "x", one, [leader])  # type: ignore[arg-type]
     assert (raced.status, raced.beaten_by) == ("beaten", None)
     assert raced.evaluated < 5000

@@ -102,6 +102,9 @@ def test_what_cannot_be_chosen_is_scored_in_part_and_says_why(record: RunRecord)
         assert candidate.in_full == 640
     assert lowered.partly is None
     assert (lowered.evaluated, lowered.in_full) == (128, 640)
+    assert lowered.unlowered is not None, "what the module lost is known"
+    assert lowered.unlowered.drop is not None
+    assert lowered.unlowered.drop.low > 0.05
 
 
 def test_the_chosen_file_is_scored_in_full_and_the_record_counts(record: RunRecord, out: Path) -> None:

@@ -19,11 +19,12 @@ from sizewise.pipeline.searching import no_time
 from sizewise.search.frontier import best, rank_key
 from sizewise.search.levers import precision_lever, pruning_lever, recovery_lever
 from sizewise.search.planner import Planner, Proposal, Unseen
+from sizewise.search.proxy import FIGURES
 from sizewise.search.space import Point, Space
 from sizewise.search.spare import spare_of
 from sizewise.search.storage import sqlite_url
 from sizewise.search.study import Study
-from sizewise.types import Budget, Candidate, Change, Interval, Step
+from sizewise.types import Budget, Candidate, Change, Interval, Quality, Step
 
 SPACE = small_space()
 BUDGET = Budget(latency="2.5 ms", size="2 MB", max_drop="1 %")
@@ -349,6 +350,24 @@ def test_what_will_hardly_be_proved_is_neither_best_nor_looked_for(folder: Path)
     cheapest = best([real(point) for point in SPACE.points], budget)
     assert cheapest is not None
     assert cheapest.id != found.id, "it loses nearly two hundredths"
+
+
+def test_what_a_module_lost_before_it_was_given_up_tells_of_its_like(folder: Path) -> None:
+    """That it was given up says that it lost more than the limit; how much it lost says what half as much would lose."""
+    given_up, milder = (SPACE.plan(Point("large", (rate, "off", "off", "off"))) for rate in ("0.6", "0.5"))
+    lost = Interval(value=0.06, low=0.05, high=0.07, n=800)
+    seen = Quality(metric="accuracy", higher_is_better=True, score=Interval.exact(REFERENCE - 0.06), drop=lost)
+    forecasts = []
+    for name, unlowered in (("vague", None), ("told", seen)):
+        stopped = Candidate(id=given_up.id, plan=given_up, status="stopped", seconds=1.0, unlowered=unlowered)
+        with closing(study(folder, name=name)) as made:
+            forecasts.append(planner(made, known=[stopped]).forecast())
+    at = [SPACE.points.index(SPACE.find(plan)) for plan in (milder, given_up)]
+    loss = FIGURES.index("loss")
+    vague, told = (forecast.mean[loss, at] for forecast in forecasts)
+    assert told[0] > 1.5 * vague[0]
+    assert told[1] == pytest.approx(0.06, abs=0.01)
+    assert (forecasts[1].sd[loss, at] < forecasts[0].sd[loss, at]).all()
 
 
 def test_trials_say_what_they_were_for_the_dashboard(folder: Path) -> None:

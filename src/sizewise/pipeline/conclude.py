@@ -109,26 +109,8 @@ def conclude(
     while given is None and (wanted := matter_after_all(final.candidates, setup.budget)):
         candidates = score_in_full(candidates, wanted, setup, bench)
         final = _finals(setup, prepared, reference, candidates, given)
-    tests = final.fits or given is not None  # a look is not spent on a file that is outside the budget anyhow
-    closely = {final.chosen.id} if given is None else {c.id for c in candidates if c.measured}
-    everything = {c.id: _with(c, memory=_memory(setup, bench, c)) if c.id in closely else c for c in final.candidates}
-
-    turns: dict[str, Turn] = {}
-
-    def take(candidate: Candidate) -> Turn:
-        setup.progress.working(f"{candidate.plan.scale}: {candidate.plan.label}: judging{' on the test split' if tests else ''}")
-        if candidate.id not in closely:
-            everything[candidate.id] = candidate = _with(candidate, memory=_memory(setup, bench, candidate))
-        turns[candidate.id] = of_test(setup, bench, candidate, final.latency_bounds(candidate), reference, look=tests)
-        return turns[candidate.id]
-
-    turn = take(everything[final.chosen.id])
-    if tests and given is None:
-        turn = in_turn(turn, final.finalists, setup, bench, take)
-    chosen, verdict = everything[turn.candidate.id], turn.verdict
-    before = [c for c in everything.values() if c.id not in turns and looked_at(setup, c)] if given is None else []
-    looked = [*turns.values(), *(of_test(setup, bench, c, final.latency_bounds(c), reference) for c in before)]
-    not_proved = unproved(looked, chosen)
+    judged = _judged(setup, bench, final, reference, given)
+    everything, chosen, verdict = judged.candidates, judged.turn.candidate, judged.turn.verdict
     return RunRecord(
         **{**facts, "data": _with_order(facts["data"], bench)},
         version=version(),
@@ -142,24 +124,63 @@ def conclude(
         seed=setup.seed,
         versions={**_versions(), **setup.runtime.versions()},
         reference=reference,
-        reference_quality=turn.reference or quality(prepared[reference].scores, setup.task.metric),
+        reference_quality=judged.turn.reference or quality(prepared[reference].scores, setup.task.metric),
         reference_torch_latency=final.torch_latency[reference],
         reference_weight_bytes=prepared[reference].record.cost.weight_bytes,
         scales=tuple(replace(p.record, torch_latency=final.torch_latency[name]) for name, p in prepared.items()),
-        candidates=tuple(everything.values()),
+        candidates=everything,
         chosen=chosen.id,
         feasible=final.fits and verdict.judgement != "refused",
         speedup=final.speedup(chosen, reference),
         verdict=verdict,
-        unproved=not_proved,
-        relaxations=() if final.fits else relaxations(tuple(everything.values()), setup.budget),
+        unproved=judged.unproved,
+        relaxations=() if final.fits else relaxations(everything, setup.budget),
         warnings=(*setup.warnings, *_unraced(setup, bench)),
         searched=given is None,
-        explanation=_explained(setup, prepared, reference, final, chosen, expected, not_proved) if given is None else None,
+        explanation=_explained(setup, prepared, reference, final, chosen, expected, judged.unproved) if given is None else None,
         file_speedup=final.file_speedup,
-        examples_evaluated=sum(c.evaluated or 0 for c in everything.values()),
-        examples_in_full=sum(c.in_full or 0 for c in everything.values()),
+        examples_evaluated=sum(c.evaluated or 0 for c in everything),
+        examples_in_full=sum(c.in_full or 0 for c in everything),
     )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What the test split says.
+
+    Attributes:
+        turn: of the chosen candidate.
+        candidates: all of them, with the memory of those that were judged measured closely.
+        unproved: what was looked at, too.
+    """
+
+    turn: Turn
+    candidates: tuple[Candidate, ...]
+    unproved: tuple[Unproved, ...]
+
+
+def _judged(setup: Setup, bench: Bench, final: _Final, reference: str, given: str | None) -> _Judged:
+    """Look at the test split, at one candidate after the other if need be."""
+    tests = final.fits or given is not None  # a look is not spent on a file that is outside the budget anyhow
+    closely = {final.chosen.id} if given is None else {c.id for c in final.candidates if c.measured}
+    everything = {c.id: _with(c, memory=_memory(setup, bench, c)) if c.id in closely else c for c in final.candidates}
+    turns: dict[str, Turn] = {}
+
+    def take(candidate: Candidate) -> Turn:
+        setup.progress.working(f"{candidate.plan.scale}: {candidate.plan.label}: judging{' on the test split' if tests else ''}")
+        if candidate.id not in closely:
+            everything[candidate.id] = candidate = _with(candidate, memory=_memory(setup, bench, candidate))
+        turns[candidate.id] = of_test(setup, bench, candidate, final.latency_bounds(candidate), reference, look=tests)
+        return turns[candidate.id]
+
+    turn = take(everything[final.chosen.id])
+    if given is not None:
+        return _Judged(turn, tuple(everything.values()), ())
+    if tests:
+        turn = in_turn(turn, final.finalists, setup, bench, take)
+    before = [c for c in everything.values() if c.id not in turns and looked_at(setup, c)]
+    looked = [*turns.values(), *(of_test(setup, bench, c, final.latency_bounds(c), reference) for c in before)]
+    return _Judged(turn, tuple(everything.values()), unproved(looked, turn.candidate))
 
 
 def _with_order(data: dict[str, Any], bench: Bench) -> dict[str, Any]:

@@ -36,10 +36,12 @@ class ModuleRace:
     Attributes:
         evaluated: examples that it was scored on.
         stopped: why its file would surely break a quality limit, or None.
+        found: its quality then, as far as the examples read tell.
     """
 
     evaluated: int
     stopped: str | None
+    found: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,13 @@ def race_module(call: Call, bench: "Bench") -> ModuleRace:
         return ModuleRace(0, None)
     if not np.isfinite(bench.metric.best):
         found, scores = bench.quality_of(call)
-        return ModuleRace(len(scores), hopeless(found, bench.budget))
+        return ModuleRace(len(scores), hopeless(found, bench.budget), found)
     for lap in _laps(call, bench, [hurdle]):
         seen = len(lap.scores)
         if lap.whole:
-            return ModuleRace(seen, hopeless(_seen(lap, bench), bench.budget))
+            return ModuleRace(seen, hopeless(_seen(lap, bench), bench.budget), _seen(lap, bench))
         if lap.broken:
-            return ModuleRace(seen, _broken_limit(lap, bench))
+            return ModuleRace(seen, _broken_limit(lap, bench), _seen(lap, bench))
         if _lost(lap, bench, hurdle.against) <= hurdle.allowed or seen >= MODULE_SHARE * len(hurdle.against):
             break
     return ModuleRace(seen, None)

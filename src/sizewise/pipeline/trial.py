@@ -178,7 +178,8 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Se
         raced = race_module(module_call(module), bench)
         in_full = len(bench.reference_scores) if raced.evaluated else 0
         reason = f"not lowered: {raced.stopped}" if raced.stopped else None
-        candidate = replace(candidate, reason=reason, evaluated=raced.evaluated, in_full=in_full)
+        unlowered = raced.found if raced.stopped else None
+        candidate = replace(candidate, reason=reason, evaluated=raced.evaluated, in_full=in_full, unlowered=unlowered)
     if candidate.reason is None:
         context.progress.working("lowering and measuring the file")
         candidate = _lowered(module, applied, candidate, folder, bench, rivals)

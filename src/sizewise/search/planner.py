@@ -21,7 +21,7 @@ from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
 from sizewise.search.space import Point, Space, harsher
 from sizewise.search.spare import expected_cost, spare_of
 from sizewise.search.study import Study
-from sizewise.types import Budget, Candidate, Measurement, Plan
+from sizewise.types import Budget, Candidate, Measurement, Plan, Quality
 
 __all__ = ["Planner", "Proposal", "Unseen"]
 
@@ -251,7 +251,7 @@ class Planner:
         """Whether nothing is to be gained by losing less."""
         if candidate.measured is None or not self.goal.by_cost:
             return candidate.status == "beaten" and candidate.most_chance is None
-        loss = observed_loss(candidate.measured, self._reference)
+        loss = observed_loss(candidate.measured.quality, self._reference)
         return loss <= self.goal.limits[-1] and (candidate.proof_chance is None or has_margin(candidate))
 
     def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
@@ -273,7 +273,7 @@ class Planner:
         """What this run's best is worth, in the same units."""
         assert leader.measured is not None
         if not self.goal.by_cost:
-            return observed_loss(leader.measured, self._reference)
+            return observed_loss(leader.measured.quality, self._reference)
         return rank_key(leader, self._budget, spare_of(list(self._done.values()), self._budget))[0] + math.log(self._pace)
 
     def _proofs(self) -> Proofs | None:
@@ -295,7 +295,7 @@ class Planner:
     def _noise(self, measured: Measurement, test: Unseen) -> tuple[float, float]:
         """The loss on validation that the test split proves to be within the limit every other time, and its standard deviation."""
         found = measured.quality.drop or measured.quality.score
-        seen = _deviation(measured)
+        seen = _deviation(measured.quality)
         fresh = seen * math.sqrt(found.n / test.examples)
         return self.goal.limits[-1] - float(norm.isf(test.level)) * fresh, math.hypot(seen, fresh)
 
@@ -365,7 +365,10 @@ class Planner:
             return Observation(point, *observed_figures(candidate.measured, self._reference, self._pace))
         if candidate.partly is not None:
             figures = observed_figures(candidate.partly, self._reference, self._pace)
-            return Observation(point, *figures, loss_sd=max(_deviation(candidate.partly), 1e-3 * self.goal.unit))
+            return Observation(point, *figures, loss_sd=max(_deviation(candidate.partly.quality), 1e-3 * self.goal.unit))
+        if candidate.unlowered is not None:
+            loss, spread = observed_loss(candidate.unlowered, self._reference), _deviation(candidate.unlowered)
+            return Observation(point, loss=loss, loss_sd=max(spread, 1e-3 * self.goal.unit))
         if candidate.status == "stopped" and math.isfinite(self.goal.limits[-1]):
             return Observation(point, loss=self.goal.limits[-1], at_least=True)
         return None
@@ -404,9 +407,9 @@ def _values(observed: Observation) -> tuple[float, float, float, float]:
     return observed.latency, observed.size, observed.memory or 1.0, observed.loss
 
 
-def _deviation(measured: Measurement) -> float:
+def _deviation(seen: Quality) -> float:
     """Of the loss on the whole split, seen from a part of it."""
-    found = measured.quality.drop or measured.quality.score
+    found = seen.drop or seen.score
     return (found.high - found.low) / 2 / float(norm.ppf(0.5 + found.confidence / 2))
 
 

@@ -17,7 +17,7 @@ from scipy.stats import norm
 
 from sizewise.search.frontier import largest_drops
 from sizewise.search.proxy import FIGURES, Forecast, Observation
-from sizewise.types import Budget, Measurement
+from sizewise.types import Budget, Measurement, Quality
 
 __all__ = ["Goal", "Promise", "Proofs", "goal_of", "observed_figures", "observed_loss", "promise"]
 
@@ -108,15 +108,15 @@ def observed_figures(measured: Measurement, reference: float, pace: float) -> tu
             told by its share of the reference's, which was timed beside it.
     """
     latency, memory = pace * measured.latency_ratio, max(measured.memory.value, 1.0)
-    return latency, float(measured.size_bytes), memory, observed_loss(measured, reference)
+    return latency, float(measured.size_bytes), memory, observed_loss(measured.quality, reference)
 
 
-def observed_loss(measured: Measurement, reference: float) -> float:
-    """Of quality, in the metric's unit, against the reference, whose score counts where the measurement does not say its drop."""
-    if measured.quality.drop is not None:
-        return measured.quality.drop.value
-    sign = 1 if measured.quality.higher_is_better else -1
-    return sign * (reference - measured.quality.score.value)
+def observed_loss(found: Quality, reference: float) -> float:
+    """Of quality, in the metric's unit, against the reference, whose score counts where the drop is not told."""
+    if found.drop is not None:
+        return found.drop.value
+    sign = 1 if found.higher_is_better else -1
+    return sign * (reference - found.score.value)
 
 
 def promise(

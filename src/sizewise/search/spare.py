@@ -41,14 +41,16 @@ def log_cost(candidate: Candidate) -> float:
 
 
 def expected_cost(cost: float, chance: float | None, spare: float | None) -> float:
-    """Of a file that is looked at first.
+    """Of a file that is looked at first; its own where it costs more than what is spare, which then is looked at before it.
 
     Args:
         cost: of the file.
         chance: that the look proves its quality; None where there is nothing to prove.
         spare: of what has to do else.
     """
-    return cost if chance is None or spare is None else chance * cost + (1 - chance) * spare
+    if chance is None or spare is None or cost >= spare:
+        return cost
+    return chance * cost + (1 - chance) * spare
 
 
 def spare_of(candidates: Sequence[Candidate], budget: Budget) -> Spare:

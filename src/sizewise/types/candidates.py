@@ -71,6 +71,7 @@ class Candidate:
         evaluated: validation examples that its module and its file were scored on, together; None where nobody counted.
         in_full: how many that would have been without stopping early.
         partly: figures of a file whose evaluation was stopped early: its quality is that of the examples seen. Not for choosing.
+        unlowered: quality of the module where it was given up before there was a file, as far as the examples read tell; None else.
         beaten_by: id of a candidate that is surely as good, where that is why it is beaten.
         most_chance: how probable that may be at most of a file whose evaluation was stopped early; None where it was not told.
         proof_chance: how probable it is that the test split proves its quality limits at the next look; None without such limits or a test
@@ -92,6 +93,7 @@ class Candidate:
     evaluated: int | None = None
     in_full: int | None = None
     partly: Measurement | None = None
+    unlowered: Quality | None = None
     beaten_by: str | None = None
     most_chance: float | None = None
     proof_chance: float | None = None
