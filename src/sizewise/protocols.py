@@ -183,12 +183,8 @@ class Runtime(Protocol):
 
     name: ClassVar[str]
     file_name: ClassVar[str]
+    scheme: ClassVar["Scheme | None"]
     channel_multiple: ClassVar[int]
-
-    @property
-    def scheme(self) -> "Scheme | None":
-        """How it wants quantized graphs on this machine; None where it has no integer kernels."""
-        ...
 
     def lower(self, model: "nn.Module", example: Inputs, path: Path, *, named: bool = False) -> "Artefact":
         """Write one file; `named` keeps in it what `layer_seconds` needs. Raises UnsupportedModel when the model cannot be exported."""

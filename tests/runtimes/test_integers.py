@@ -144,7 +144,7 @@ def test_float_macs_are_those_of_the_static_count(kind: type[nn.Module], rows: i
 def test_our_int8_runs_every_convolution_as_integers(tmp_path: Path) -> None:
     model, inputs = Plain().eval(), Inputs((PICTURE,))
     plan = Plan(scale="x", steps=(Step(technique="int8_static"),))
-    module, _, _ = apply_plan(model, plan, Context(inputs, [inputs], OnnxRuntime().scheme))
+    module, _, _ = apply_plan(model, plan, Context(inputs, [inputs], OnnxRuntime.scheme))
     found = executed(exported(module, PICTURE, tmp_path / "model.onnx"), PICTURE.numpy())
     assert found.integer_macs + found.float_macs == static_cost(model, inputs).macs
     assert found.integer_ops["QLinearConv"] == 2
@@ -362,19 +362,3 @@ def test_the_largest_sums_are_what_the_model_computes_on_this_machine(tmp_path: 
     with torch.no_grad():
         wanted, found = model(x), OnnxRuntime().load(tmp_path / "m.onnx", threads=1)(Inputs((x,)))[0]
     assert float((found - wanted).abs().mean() / wanted.abs().mean()) < 0.02
-
-
-def test_convolutions_add_in_pairs_where_the_scheme_says_so() -> None:
-    """The scheme asks a product of matrices; all integer kernels of a machine are of one kind."""
-    largest = {"x": np.full((1, 16, 4, 4), 255, np.uint8), "w": np.full((16, 16, 3, 3), 127, np.int8)}
-    scales = {"one": np.float32(1), "step": np.float32(255 * 127 * 16 * 9 / 200)}
-    zeros = {"zero": np.uint8(0), "none": np.int8(0)}
-    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in {"w": largest["w"], **scales, **zeros}.items()]
-    node = helper.make_node("QLinearConv", ["x", "one", "zero", "w", "one", "none", "step", "zero"], ["y"], kernel_shape=[3, 3])
-    values = [helper.make_tensor_value_info(name, TensorProto.UINT8, shape) for name, shape in (("x", (1, 16, 4, 4)), ("y", None))]
-    model = helper.make_model(
-        helper.make_graph([node], "pairs", values[:1], values[1:], constants), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": largest["x"]})
-    assert (int(found[0, 0, 0, 0]) < 190) == (OnnxRuntime().scheme.pair_limit is not None)

@@ -30,7 +30,7 @@ def quantized() -> tuple[torch.nn.Module, torch.Tensor]:
     for _ in range(5):
         model.train()(x)
     plan = Plan(scale="x", steps=(Step(technique="int8_static"),))
-    module, _, _ = apply_plan(model.eval(), plan, Context(Inputs((x,)), [Inputs((x,))], OnnxRuntime().scheme))
+    module, _, _ = apply_plan(model.eval(), plan, Context(Inputs((x,)), [Inputs((x,))], OnnxRuntime.scheme))
     return module, x
 
 

@@ -341,7 +341,7 @@ def test_a_copy_is_independent() -> None:
 def test_pruned_and_quantized_files_take_the_whole_pictures_in_any_batch(size: int, tmp_path: Path) -> None:
     task = _task((size,), models={"m": TinyConv(width=32).eval()})
     plan = Plan(scale=f"m@{size}", steps=(Step(technique="channel_pruning", settings={"rate": 0.5}), Step(technique="int8_static")))
-    shrunk, _, _ = apply_plan(task.build(plan.scale), plan, Context(task.example, [Inputs((PICTURES,))], OnnxRuntime().scheme))
+    shrunk, _, _ = apply_plan(task.build(plan.scale), plan, Context(task.example, [Inputs((PICTURES,))], OnnxRuntime.scheme))
     artefact = OnnxRuntime().lower(shrunk, task.example, tmp_path / "model.onnx")
     assert (artefact.inputs, artefact.batch) == (("x",), "dynamic")
     file = OnnxRuntime().load(tmp_path / "model.onnx", threads=1)

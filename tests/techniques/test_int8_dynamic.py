@@ -53,7 +53,7 @@ def test_a_linear_layer_is_within_half_a_step_of_every_rounding() -> None:
     quantized, _, _ = quantize(model, Inputs((x,)))
     weight = model.weight.detach()
     in_step = float(x.max() - x.min()) / 255
-    w_step = weight.abs().amax(1) / 127
+    w_step = torch.maximum(weight.abs().amax(1), (weight[:, 0::2] + weight[:, 1::2]).abs().amax(1)) / 127
     with torch.no_grad():
         bound = 0.5 * in_step * (weight.abs() + w_step[:, None]).sum(1) + 0.5 * w_step * x.abs().sum(1, keepdim=True)
         assert bool(((model(x) - quantized(x)).abs() <= bound + 1e-6).all())
@@ -200,8 +200,7 @@ def test_neighbours_in_layers_that_compute_in_integers_keep_the_limit_of_the_sch
     for layer in layers:
         nn.init.uniform_(layer.weight, 0.09, 0.1)
     scheme = replace(NullRuntime.scheme, pair_limit=limit)
-    quantized, _, change = quantize(nn.Sequential(*layers), Inputs((torch.arange(64)[None],)), scheme=scheme)
+    quantized, _, _ = quantize(nn.Sequential(*layers), Inputs((torch.arange(64)[None],)), scheme=scheme)
     table, matrix = (v.int() for v in quantized.state_dict().values() if v.dtype == torch.int8)
     assert int((table[:, 0::2] + table[:, 1::2]).max()) > 200, "nothing is multiplied by it"
     assert (int((matrix[:, 0::2] + matrix[:, 1::2]).max()) <= 128) == (limit is not None)
-    assert any("16 bits" in note for note in change.notes) == (limit is not None)

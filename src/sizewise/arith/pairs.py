@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["least_scale", "limit_note"]
+__all__ = ["least_scale"]
 
 
 def least_scale(weight: Float[Tensor, "out in *places"], limit: int) -> Float[Tensor, " out"]:
@@ -30,8 +30,3 @@ def least_scale(weight: Float[Tensor, "out in *places"], limit: int) -> Float[Te
     even = F.pad(terms, (0, terms.shape[1] % 2))
     largest: Tensor = (even[:, 0::2] + even[:, 1::2]).abs().amax(1)
     return largest / (limit - 1)
-
-
-def limit_note(limit: int | None) -> list[str]:
-    """What to say of a limit."""
-    return [] if limit is None else [f"codes of two neighbours add up to {limit} at most: kernels here add their products in 16 bits"]

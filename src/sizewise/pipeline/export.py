@@ -69,13 +69,9 @@ def check_parity(parity: Parity, runtime: Runtime, *, quantized: bool, where: st
     """
     allowed = runtime.tolerance(quantized=quantized) * max(parity.output_scale, 1e-6)
     if not parity.mean_abs <= allowed:
-        pairs = quantized and runtime.scheme is not None and runtime.scheme.pair_limit is not None
         raise ParityError(
             "the file does not compute what the module computes",
             where=where,
             got=f"mean difference {parity.mean_abs:.3g}, largest {parity.max_abs:.3g}",
             wanted=f"a mean difference of at most {allowed:.3g}",
-            hint="this machine adds products in 16 bits, which may be too few for what was quantized elsewhere; quantize it here"
-            if pairs
-            else None,
         )

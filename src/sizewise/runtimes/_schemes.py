@@ -1,10 +1,8 @@
 """Quantization schemes that several runtimes execute as integers."""
 
-from dataclasses import replace
-
 from sizewise.types import Scheme
 
-__all__ = ["U8S8", "U8S8_IN_PAIRS"]
+__all__ = ["U8S8"]
 
 # on x86, signed activations run slower than float; unsigned ones with int8 weights have the fast kernels
 U8S8 = Scheme(
@@ -14,6 +12,5 @@ U8S8 = Scheme(
     weight="int8",
     weight_range=(-127, 127),
     fused_activations=("relu", "relu6"),
+    pair_limit=(2**15 - 1) // 255,
 )
-# the same for kernels that add the products of two neighbours in 16 bits
-U8S8_IN_PAIRS = replace(U8S8, name="u8s8 in pairs", pair_limit=(2**15 - 1) // 255)

@@ -30,8 +30,7 @@ from sizewise.runtimes._onnx_tidy import drop_defaults, fold_pads, join_repeated
 from sizewise.runtimes._onnxruntime_integers import executed
 from sizewise.runtimes._onnxruntime_kernels import IDLE, YARDSTICK, file_of, parts
 from sizewise.runtimes._onnxruntime_layers import layer_seconds, name_by_module, rename, with_inner
-from sizewise.runtimes._onnxruntime_pairs import adds_in_pairs
-from sizewise.runtimes._schemes import U8S8, U8S8_IN_PAIRS
+from sizewise.runtimes._schemes import U8S8
 from sizewise.types import Artefact, Executed, LayerShape, Scheme
 
 __all__ = ["RUNTIME", "OnnxRunner", "OnnxRuntime"]
@@ -111,11 +110,7 @@ class OnnxRuntime:
     name: ClassVar[str] = "onnxruntime"
     file_name: ClassVar[str] = "model.onnx"
     channel_multiple: ClassVar[int] = 8
-
-    @property
-    def scheme(self) -> Scheme:
-        """For the integer kernels that this machine has."""
-        return U8S8_IN_PAIRS if adds_in_pairs(_ort()) else U8S8
+    scheme: ClassVar[Scheme | None] = U8S8
 
     def lower(self, model: nn.Module, example: Inputs, path: Path, *, named: bool = False) -> Artefact:
         """Write one self-contained `.onnx` file.

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from sizewise.arith.grids import Grid, Steps, find_steps, quantize
-from sizewise.arith.pairs import least_scale, limit_note
+from sizewise.arith.pairs import least_scale
 from sizewise.data.batches import first_batches
 from sizewise.data.smoothing import smoothed
 from sizewise.errors import PreconditionError, UnsupportedModel
@@ -82,7 +82,7 @@ class Int8Dynamic:
             f"{format_bytes(after)} of weights, {format_bytes(before)} before",
             f"weights of linear layers, which compute in integers: {len(integer)}; others, decoded to float: {len(chosen) - len(integer)}",
         ]
-        notes += [note, *limit_note(limit)] if note is not None else limit_note(limit)
+        notes += [note] if note is not None else []
         record = {"weights": {name: asdict(coding) for name, coding in codings.items()}}
         touched = tuple(dict.fromkeys(weight.label for weight in chosen))
         return graph, Change(touched=touched, skipped=(*left, *others), notes=tuple(notes), record=record)

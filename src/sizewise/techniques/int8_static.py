@@ -23,7 +23,6 @@ import torch
 from torch import nn
 
 from sizewise.arith.grids import Grid, Steps, find_steps, quantize
-from sizewise.arith.pairs import limit_note
 from sizewise.arith.ranges import METHODS, Method
 from sizewise.data.batches import batches, examples_in, first_batches, rebatched
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
@@ -177,7 +176,7 @@ class Int8Static:
         prepared, wish = best.prepared, best.wish
         ranges = prepared.ranges
         record = {"ranges": ranges, "skip": list(wish.skip), "bits": wish.bits, **trained}
-        said = [best.describe(), *said, *limit_note(_scheme(context).pair_limit), *_constant(ranges)]
+        said = [best.describe(), *said, *_constant(ranges)]
         skipped = stay(best, self.skip, "latency" if self._timed else "drop")
         del calibration, best
         collect_graphs(prepared.graph)  # conversion needs room for weights, and float ones are done with

@@ -16,8 +16,8 @@ class Scheme:
         activation: dtype and range of activations, per tensor, affine.
         weight: dtype and range of weights, symmetric, one scale per output channel.
         fused_activations: activations that the runtime folds into the layer before them; they share its output scale.
-        pair_limit: what the 8-bit codes of two weights may add up to, in absolute value, whose products the kernels here add in 16 bits
-            (`arith/pairs.py`); None where they add in 32.
+        pair_limit: what the 8-bit codes of two weights may add up to, in absolute value, whose products kernels add in 16 bits on some
+            processors (`arith/pairs.py`); None where all add in 32.
     """
 
     name: str
