@@ -441,7 +441,7 @@ def test_every_size_is_prepared_shrunk_and_loads_back(sized: tuple[sizewise.Resu
     assert macs["conv"] > macs["conv@5"] > macs["conv@4"]
     measured = [candidate for candidate in found.record.candidates if candidate.measured]
     labels = {(c.plan.scale, c.plan.label) for c in measured}
-    assert ("conv@4", "int8_static") in labels
+    assert any(scale == "conv@4" and label.startswith("int8_static") for scale, label in labels), "with whichever bits the search tried"
     x = Inputs((torch.randn(3, 1, 8, 8),))
     for candidate in measured:
         folder = found.path / "trials" / candidate.id
