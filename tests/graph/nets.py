@@ -14,7 +14,7 @@ from sizewise.graph.surgery import cut, zero_indices
 from sizewise.protocols import Inputs
 from sizewise.types import Skip
 
-__all__ = ["Net", "assert_cut_is_emptied", "emptied", "found_in", "free_outputs", "inputs", "outputs", "reasons", "settled"]
+__all__ = ["Loud", "Net", "assert_cut_is_emptied", "emptied", "found_in", "free_outputs", "inputs", "outputs", "reasons", "settled"]
 
 Gone = Sequence[tuple[Group, Collection[int]]]
 
@@ -30,6 +30,22 @@ class Net(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         return self.run(self, *inputs)
+
+
+class Loud(nn.Module):
+    """Weights of one sign and about one size, which add up to the most there can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
+        self.grouped, self.head = nn.Conv2d(16, 12, 3, groups=4), nn.Linear(12, 6)
+        for layer in (self.stem, self.depthwise, self.grouped, self.head):
+            nn.init.uniform_(layer.weight, 0.09, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.depthwise(torch.relu(self.stem(x))))))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
 
 
 def settled(model: nn.Module, seed: int = 0) -> nn.Module:

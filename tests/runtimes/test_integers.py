@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from tests.graph.nets import Loud
 from torch import Tensor, nn
 
 import sizewise
@@ -330,22 +331,6 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_the_null_runtime_cannot_tell(tmp_path: Path) -> None:
     assert NullRuntime().executed(tmp_path / "model.null", Inputs(()), threads=1) is None
-
-
-class Loud(nn.Module):
-    """Inputs and weights of one sign and about one size: sums of products are as large as they can be."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.depthwise = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
-        self.grouped, self.head = nn.Conv2d(16, 12, 3, groups=4), nn.Linear(12, 6)
-        for layer in (self.stem, self.depthwise, self.grouped, self.head):
-            nn.init.uniform_(layer.weight, 0.09, 0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.grouped(torch.relu(self.depthwise(torch.relu(self.stem(x))))))
-        out: Tensor = self.head(x.mean((2, 3)))
-        return out
 
 
 @pytest.mark.parametrize("scheme", ["static", "dynamic"])

@@ -74,17 +74,8 @@ def test_a_file_whose_proof_is_improbable_is_outranked_although_it_is_cheaper() 
 
 
 def test_a_doubtful_file_stays_beaten_while_its_doubt_outweighs_its_costs() -> None:
-    leader, slow = (
-        candidate(name, latency, 100, 0.0, chance=0.9)
-        for name, latency in (
-            (
-                "leader",
-                4,
-            ),
-            ("slow", 8),
-        )
-    )
-    leader, slow = replace(leader, later_chance=0.7), replace(slow, later_chance=0.7)
+    leader = replace(candidate("leader", 4, 100, 0.0, chance=0.9), later_chance=0.7)
+    slow = replace(candidate("slow", 8, 100, 0.0, chance=0.9), later_chance=0.7)
     doubtful = Candidate(id="d", plan=Plan(scale="d"), status="beaten", partly=costs(1, 100), most_chance=0.15)
     assert settled(doubtful, [WHOLE, leader], DROP)
     assert not settled(doubtful, [WHOLE, replace(slow, proof_chance=0.7)], DROP)

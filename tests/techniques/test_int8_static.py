@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.graph.nets import Loud
 from torch import nn
 
 from sizewise.errors import PreconditionError, UnsupportedModel, UsageError
@@ -123,22 +124,6 @@ def test_a_limit_of_the_latency_needs_something_to_time_with() -> None:
     timed = Plan(scale="x", steps=(Step(technique="int8_static", settings={"max_latency": 0.5}),))
     with pytest.raises(PreconditionError, match="needs a runtime to measure it with"):
         apply_plan(TinyConv(), timed, Context(Inputs((x,)), [Inputs((x,))], NullRuntime.scheme))
-
-
-class Loud(nn.Module):
-    """Weights of one sign and about one size, which add up to the most there can be."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.depthwise = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
-        self.grouped, self.head = nn.Conv2d(16, 12, 3, groups=4), nn.Linear(12, 6)
-        for layer in (self.stem, self.depthwise, self.grouped, self.head):
-            nn.init.uniform_(layer.weight, 0.09, 0.1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.grouped(torch.relu(self.depthwise(torch.relu(self.stem(x))))))
-        out: torch.Tensor = self.head(x.mean((2, 3)))
-        return out
 
 
 def neighbours(codes: torch.Tensor) -> torch.Tensor:

@@ -134,12 +134,7 @@ class WeightObserver(UniformQuantizationObserverBase):  # type: ignore[misc]
         """The scale that clips nothing, and lets no pair of codes exceed its limit."""
         largest: Tensor = weight.detach().abs().movedim(self.ch_axis, 0).flatten(1).amax(1)
         scale: Tensor = (largest / self.quant_max).clamp(min=EPS).float()
-        least = self.least_scale(weight)
-        return scale if least is None else torch.maximum(scale, least)
-
-    def least_scale(self, weight: Tensor) -> Tensor | None:
-        """Per output what the limit of pairs wants; None where there is none."""
-        return None if self.pair_limit is None else least_scale(weight, self.pair_limit)
+        return torch.maximum(scale, least_scale(weight, self.pair_limit))
 
     def grown_scale(self) -> Tensor:
         """The scales with what was learned."""

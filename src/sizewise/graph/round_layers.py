@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from sizewise.arith.grids import Grid, dequantize, find_steps, quantize
+from sizewise.arith.pairs import least_scale
 from sizewise.arith.repair import HeldOut
 from sizewise.arith.rounding import best_damping, compensated, matched
 from sizewise.graph.annotate import LAYERS, layer_path
@@ -126,8 +127,8 @@ class _Rounding:
         if self.grid.bits > _NARROW or matrix.shape[2] > WIDEST:
             if matrix.shape[2] <= FITTED:
                 matrix = self._fitted(matrix, generator)
-            least = self.observer.least_scale(matrix.reshape(self.weight.shape))
-            steps = find_steps(matrix, self.grid, least=None if least is None else least.reshape(groups, -1))
+            least = least_scale(matrix.reshape(self.weight.shape), self.observer.pair_limit)
+            steps = find_steps(matrix, self.grid, least=least.reshape(groups, -1))
             codes = quantize(matrix, steps, self.grid)
         else:
             halves, cross, rows = self._moments(generator, groups)

@@ -24,7 +24,7 @@ from sizewise.search.explain import Reference, companions, explain
 from sizewise.search.frontier import best, limits_quality, mark_frontier, nearest, rank_key, relaxations
 from sizewise.search.spare import sorted_spares, spare_of
 from sizewise.search.untried import Outlook, untried_neighbours
-from sizewise.types import Candidate, Explanation, Interval, Measurement, RunRecord, Unproved
+from sizewise.types import Candidate, Explanation, Interval, RunRecord, Unproved
 
 __all__ = ["conclude"]
 
@@ -46,7 +46,7 @@ class _Final:
         chosen: the best that fits by these latencies, else the nearest.
         fits: whether the chosen one does.
         torch_latency: per scale, of its float PyTorch module in the same rounds.
-        finalists: the best of them before.
+        finalists: the best of them before, as far as they fit: those that may be looked at on the test split.
         file_speedup: how many times faster the chosen file is than the whole model's, where the plan was given.
         timed: the rounds.
         took_part: ids of the candidates that were timed in them.
@@ -195,14 +195,16 @@ def _unraced(setup: Setup, bench: Bench) -> list[str]:
 
 
 def _with_chance(candidate: Candidate, setup: Setup, bench: Bench, reference: str) -> Candidate:
-    """Told anew, since the next look at the test split may err less than the one that was next when it was measured; what was looked at is
-    known."""
+    """Told anew, since the next look at the test split may err less than the one that was next when it was measured.
+
+    Of what was looked at it is known.
+    """
     if candidate.measured is None:
         return candidate
     told = bench.with_chances(candidate)
     if told.proof_chance is None or not looked_at(setup, candidate):
         return told
-    known = float(not of_test(setup, bench, candidate, candidate.measured.latency, reference).may_be_spared)
+    known = float(not of_test(setup, bench, candidate, candidate.measured.latency, reference).lacks_proof)
     return replace(told, proof_chance=known, later_chance=known)
 
 
@@ -247,13 +249,14 @@ def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candida
     best_now = best(closely, setup.budget)
     chosen = best_now or nearest(closely, setup.budget)
     assert chosen is not None
+    may_be_looked_at = {c.id for c in finalists}
     whole = next((c for c in finalists if given is not None and c.id != given and not c.plan.steps), None)
     return _Final(
         candidates=updated,
         chosen=chosen,
         fits=best_now is not None,
         torch_latency={scale: timed.latency(_torch_key(scale)) for scale in prepared},
-        finalists=tuple(c for c in closely if c.id in {f.id for f in finalists} and not setup.budget.violations(_figures(c))),
+        finalists=tuple(c for c in closely if c.id in may_be_looked_at and c.fits(setup.budget)),
         timed=timed,
         took_part=names,
         file_speedup=timed.ratio(_key(whole), _key(chosen)) if whole else None,
@@ -262,7 +265,7 @@ def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candida
 
 def _best_ones(setup: Setup, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that promise most, and what is to be looked at where the first look proves nothing."""
-    fitting = [c for c in candidates if c.measured and not setup.budget.violations(c.measured)]
+    fitting = [c for c in candidates if c.fits(setup.budget)]
     close, spare = nearest(candidates, setup.budget), spare_of(candidates, setup.budget)
     found = sorted(fitting, key=lambda c: rank_key(c, setup.budget, spare))[:FINALISTS]
     others = [c for _, c in sorted_spares(candidates, setup.budget)[:SPARE] if c.id not in {f.id for f in found}]
@@ -315,12 +318,8 @@ def _timed(candidate: Candidate, timed: Timings, reference: str) -> Candidate:
 
 
 def _with(candidate: Candidate, **figures: Any) -> Candidate:
-    return replace(candidate, measured=replace(_figures(candidate), **figures))
-
-
-def _figures(candidate: Candidate) -> Measurement:
     assert candidate.measured is not None
-    return candidate.measured
+    return replace(candidate, measured=replace(candidate.measured, **figures))
 
 
 def _memory(setup: Setup, bench: Bench, candidate: Candidate) -> Interval:

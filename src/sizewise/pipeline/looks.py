@@ -14,10 +14,11 @@ from numpy import ndarray
 
 from sizewise.evaluate.proof import look_level
 from sizewise.files import write_bytes
+from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.store import Store, load_scores, save_scores
 from sizewise.types import from_json, to_json
 
-__all__ = ["Look", "Looks"]
+__all__ = ["Look", "Looks", "looks_of"]
 
 Scores = Float[ndarray, " n"]
 
@@ -84,3 +85,8 @@ class Looks:
 
     def _known(self) -> _Known:
         return from_json(_Known, self.path.read_bytes(), where=str(self.path)) if self.path.is_file() else _Known()
+
+
+def looks_of(setup: Setup) -> Looks | None:
+    """Those of a run at its test split; None where it has none."""
+    return Looks(setup.store, setup.test.fingerprint or "") if setup.test is not None else None

@@ -244,7 +244,7 @@ def _reached(run: _Run) -> bool:
     found = best(run.done, run.setup.budget)
     if found is None or found.proof_chance is None:
         return found is not None
-    return any(has_margin(c) and c.measured and not run.setup.budget.violations(c.measured) for c in run.done)
+    return any(has_margin(c) and c.fits(run.setup.budget) for c in run.done)
 
 
 def _begin(run: _Run, proposal: Proposal) -> bool:

@@ -23,7 +23,7 @@ from sizewise.graph.trace import is_graph
 from sizewise.pipeline.apply import Applier
 from sizewise.pipeline.bundle import SavedPlan, made_here
 from sizewise.pipeline.export import check_parity
-from sizewise.pipeline.looks import Looks
+from sizewise.pipeline.looks import looks_of
 from sizewise.pipeline.progress import Within
 from sizewise.pipeline.race import FileRace, hopeless, race_file, race_module
 from sizewise.pipeline.scales import Prepared
@@ -104,6 +104,7 @@ class Bench:
 
 def make_bench(setup: Setup, reference: Prepared) -> Bench:
     """The bench of a run whose reference scale is known."""
+    looks = looks_of(setup)
     return Bench(
         runtime=setup.runtime,
         context=replace(setup.context, reference=reference.module),
@@ -118,7 +119,7 @@ def make_bench(setup: Setup, reference: Prepared) -> Bench:
         sample=Sample(setup.validation, setup.seed, changeable=_changeable(setup, reference)),
         finished=setup.store.finished,
         test_examples=setup.test.count if setup.test is not None else 0,
-        level=Looks(setup.store, setup.test.fingerprint or "").next_level if setup.test is not None else look_level(1),
+        level=looks.next_level if looks is not None else look_level(1),
     )
 
 

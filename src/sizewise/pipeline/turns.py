@@ -12,10 +12,10 @@ from numpy import ndarray
 
 from sizewise.evaluate.proof import confidence_at
 from sizewise.evaluate.scoring import quality, score
-from sizewise.pipeline.looks import Looks
+from sizewise.pipeline.looks import looks_of
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.trial import Bench
-from sizewise.pipeline.verdict import NO_TEST, judge
+from sizewise.pipeline.verdict import NO_TEST, ORDER, judge
 from sizewise.search.spare import sorted_spares
 from sizewise.types import Candidate, Interval, Quality, Unproved, Verdict
 
@@ -24,7 +24,6 @@ __all__ = ["Turn", "in_turn", "looked_at", "of_test", "unproved"]
 Scores = Float[ndarray, " n"]
 NOT_LOOKED = "the test split was not looked at, since nothing fits"
 LIKELY = 0.5  # chance of proof from which a further look is taken: each leaves a fifth of the error to those that come after
-_ORDER = ("proved", "undecided", "refused")
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Turn:
     reference: Quality | None = None
 
     @property
-    def may_be_spared(self) -> bool:
-        """Whether it is a limit of quality that is not proved, and no other limit is."""
+    def lacks_proof(self) -> bool:
+        """Whether a limit of quality is not proved, which a look at another file may be."""
         return any(row.judgement != "proved" and row.limit in ("max_drop", "min_quality") for row in self.verdict.limits)
 
 
@@ -61,7 +60,8 @@ def of_test(setup: Setup, bench: Bench, candidate: Candidate, latency: Interval,
     test, metric, artefact, measured = setup.test, setup.task.metric, candidate.artefact, candidate.measured
     assert measured is not None
     measured = replace(measured, latency=latency)
-    if test is None or artefact is None or not look:
+    looks = looks_of(setup)
+    if test is None or looks is None or artefact is None or not look:
         untested = NO_TEST if test is None else NOT_LOOKED
         return Turn(candidate, judge(setup.budget, measured, None, untested=untested))
 
@@ -69,7 +69,6 @@ def of_test(setup: Setup, bench: Bench, candidate: Candidate, latency: Interval,
         runner = setup.runtime.load(setup.store.folder(candidate.plan) / setup.runtime.file_name, threads=setup.device.threads)
         return score(runner, test, metric, bench.reference_call)
 
-    looks = Looks(setup.store, test.fingerprint or "")
     taken = looks.take(artefact.sha256)
     of_reference = looks.scores(f"reference {reference}", lambda: score(bench.reference_call, test, metric, bench.reference_call))
     own = looks.scores(f"{artefact.sha256} beside {reference}", scores_of_candidate)
@@ -79,9 +78,10 @@ def of_test(setup: Setup, bench: Bench, candidate: Candidate, latency: Interval,
 
 def looked_at(setup: Setup, candidate: Candidate) -> bool:
     """Whether its file was looked at on the test split."""
-    if setup.test is None or candidate.artefact is None or candidate.measured is None:
+    looks = looks_of(setup)
+    if looks is None or candidate.artefact is None or candidate.measured is None:
         return False
-    return Looks(setup.store, setup.test.fingerprint or "").taken(candidate.artefact.sha256)
+    return looks.taken(candidate.artefact.sha256)
 
 
 def in_turn(first: Turn, others: Sequence[Candidate], setup: Setup, bench: Bench, take: Callable[[Candidate], Turn]) -> Turn:
@@ -95,17 +95,19 @@ def in_turn(first: Turn, others: Sequence[Candidate], setup: Setup, bench: Bench
         take: a turn.
     """
     best = first
-    while best.may_be_spared and (following := _following(others, setup, bench)) is not None:
+    while best.lacks_proof and (following := _following(others, setup, bench)) is not None:
         turn = take(following)
-        best = min(best, turn, key=lambda turn: _ORDER.index(turn.verdict.judgement))
+        best = min(best, turn, key=lambda turn: ORDER.index(turn.verdict.judgement))
     return best
 
 
 def _following(others: Sequence[Candidate], setup: Setup, bench: Bench) -> Candidate | None:
     """The candidate to look at next; None where none will probably be proved."""
-    if setup.test is None:
+    looks = looks_of(setup)
+    if looks is None:
         return None
-    now = replace(bench, level=Looks(setup.store, setup.test.fingerprint or "").next_level)
+    now = replace(bench, level=looks.next_level)
+    # the look that is next now is what was the one after it
     left = [replace(now.with_chances(c), later_chance=None) for c in others if not looked_at(setup, c)]
     _, found = next(iter(sorted_spares(left, setup.budget)), (0.0, None))
     return found if found is not None and (found.proof_chance or 0.0) >= LIKELY else None
@@ -114,7 +116,5 @@ def _following(others: Sequence[Candidate], setup: Setup, bench: Bench) -> Candi
 def unproved(turns: Sequence[Turn], chosen: Candidate) -> tuple[Unproved, ...]:
     """What was looked at and not proved, without the chosen one."""
     return tuple(
-        Unproved(candidate=turn.candidate.id, verdict=turn.verdict)
-        for turn in turns
-        if turn.candidate.id != chosen.id and turn.may_be_spared
+        Unproved(candidate=turn.candidate.id, verdict=turn.verdict) for turn in turns if turn.candidate.id != chosen.id and turn.lacks_proof
     )

@@ -13,10 +13,10 @@ from sizewise.evaluate.proof import drop_proved, drop_refused
 from sizewise.pipeline.looks import Look
 from sizewise.types import Budget, Interval, Judgement, Limit, LimitVerdict, Measurement, Quality, Verdict
 
-__all__ = ["NO_TEST", "judge", "judge_limit"]
+__all__ = ["NO_TEST", "ORDER", "judge", "judge_limit"]
 
 NO_TEST = "the task has no test split"
-_ORDER: tuple[Judgement, ...] = ("proved", "undecided", "refused")
+ORDER: tuple[Judgement, ...] = ("proved", "undecided", "refused")  # the best first
 
 
 def judge(
@@ -47,7 +47,7 @@ def judge(
     rows += [judge_limit(limit, figure, allowed, source) for limit, figure, allowed, source in costs if allowed is not None]
     rows += _quality_rows(budget, measured.quality, bounds or test, look, untested)
     judgements: list[Judgement] = [row.judgement for row in rows]
-    worst = max(judgements, key=_ORDER.index, default=_ORDER[0])
+    worst = max(judgements, key=ORDER.index, default=ORDER[0])
     number, level = (look.number, look.level) if look else (None, None)
     return Verdict(judgement=worst, limits=tuple(rows), test_quality=test, look=number, level=level)
 

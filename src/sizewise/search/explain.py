@@ -226,14 +226,13 @@ def _neighbours(
         if len(names) == 1 and candidate.id != chosen.id:
             ratio = _ratio(chosen, candidate, timed) if _file(candidate) else None
             size_ratio = _size(candidate) / max(_size(chosen), 1) if ratio is not None else None
+            cheapest = ratio.low * size_ratio if ratio and size_ratio else math.inf
             found.append(
                 Neighbour(
                     plan=candidate.plan,
                     change=change(mine, its, names[0]),
                     lever=names[0],
-                    why="unproved"
-                    if candidate.id in unproved
-                    else _why(candidate, chosen, budget, ratio.low * size_ratio if ratio and size_ratio else math.inf, spare),
+                    why="unproved" if candidate.id in unproved else _why(candidate, chosen, budget, cheapest, spare),
                     candidate=candidate.id,
                     latency=ratio,
                     size_ratio=size_ratio,

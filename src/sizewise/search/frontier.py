@@ -75,7 +75,7 @@ def has_margin(candidate: Candidate) -> bool:
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     """The best measured candidate whose figures keep every limit, or None."""
-    fitting = [c for c in candidates if c.measured and not budget.violations(c.measured)]
+    fitting = [c for c in candidates if c.fits(budget)]
     spare = spare_of(candidates, budget)
     return min(fitting, key=lambda c: (*rank_key(c, budget, spare), c.id), default=None)
 

@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from sizewise.search.blame import impossible, uses
 from sizewise.search.duration import expected_seconds
-from sizewise.search.frontier import best, has_margin, rank_key
+from sizewise.search.frontier import best, has_margin
 from sizewise.search.promise import Goal, Promise, Proofs, observed_figures, observed_loss, promise
 from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
 from sizewise.search.space import Point, Space, harsher
@@ -256,25 +256,20 @@ class Planner:
 
     def _better(self, forecast: Forecast, may: Mask, every: Sequence[Observation], elsewhere: Sequence[Observation]) -> Promise:
         """Than the best so far."""
-        proofs, leader, spare = self._proofs(), self.best(), self._spare()
+        proofs, leader, own = self._proofs(), self.best(), spare_of(list(self._done.values()), self._budget)
+        spare = self._in_seconds(own.cost)
         found = [self._rank(o, proofs, spare)[0] for o in elsewhere if self._fits(o)]
         if leader is not None:
-            found.append(self._own_value(leader))
+            figures = self._figures(leader)
+            assert figures is not None
+            found.append(self._value(figures, leader.proof_chance, self._in_seconds(own.beside(leader.id)))[0])
         if found and spare is None:  # others found what fits: nothing but that is spare
             spare = min(found)
         return promise(forecast, self.goal, may, min(found, default=None), every, proofs, 0.0 if spare is None else spare)
 
-    def _spare(self) -> float | None:
-        """What is to be had where a first look at the test split proves nothing, in the proxy's units."""
-        found = spare_of(list(self._done.values()), self._budget).cost
-        return None if found is None else found + math.log(self._pace)
-
-    def _own_value(self, leader: Candidate) -> float:
-        """What this run's best is worth, in the same units."""
-        assert leader.measured is not None
-        if not self.goal.by_cost:
-            return observed_loss(leader.measured.quality, self._reference)
-        return rank_key(leader, self._budget, spare_of(list(self._done.values()), self._budget))[0] + math.log(self._pace)
+    def _in_seconds(self, cost: float | None) -> float | None:
+        """The logarithm of latency times size, where the latency is a share of the reference's."""
+        return None if cost is None else cost + math.log(self._pace)
 
     def _proofs(self) -> Proofs | None:
         """How probable proofs are, told from the files of each scale that answer most otherwise than the reference.
@@ -314,7 +309,8 @@ class Planner:
 
     def _borrowed(self) -> Proposal | None:
         """What another run found better than all of this one; it is made here, too."""
-        leader, proofs, spare = self.best(), self._proofs(), self._spare()
+        leader, proofs = self.best(), self._proofs()
+        spare = self._in_seconds(spare_of(list(self._done.values()), self._budget).cost)
         own = self._observed(self._point_of(leader), leader) if leader is not None else None
         better = [o for o in self.study.elsewhere()[0] if self._fits(o) and self._open(o.point)]
         better = [o for o in better if own is None or self._rank(o, proofs, spare) < self._rank(own, proofs, spare)]

@@ -64,7 +64,7 @@ def spare_of(candidates: Sequence[Candidate], budget: Budget) -> Spare:
 
 def sorted_spares(candidates: Sequence[Candidate], budget: Budget) -> list[tuple[float, Candidate]]:
     """Candidates that fit and have something to prove, with the expected cost of a second look at them, the best first."""
-    fitting = [c for c in candidates if c.measured and not budget.violations(c.measured) and c.proof_chance is not None]
+    fitting = [c for c in candidates if c.fits(budget) and c.proof_chance is not None]
     whole = _whole(candidates)
     found = [(expected_cost(log_cost(c), c.proof_chance if c.later_chance is None else c.later_chance, whole), c) for c in fitting]
     return sorted(found, key=lambda pair: (pair[0], pair[1].id))

@@ -101,8 +101,7 @@ def _coding(weight: Weight) -> Coding:
 
 
 def _encode(weight: Weight, matrix: Tensor, grid: Grid, pair_limit: int | None) -> tuple[Tensor, Steps]:
-    least = least_scale(matrix, pair_limit) if pair_limit is not None and _coding(weight).dynamic else None
-    steps = find_steps(matrix, grid, least=least)
+    steps = find_steps(matrix, grid, least=least_scale(matrix, pair_limit if _coding(weight).dynamic else None))
     return quantize(matrix, steps, grid), steps
 
 

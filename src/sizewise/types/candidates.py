@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sizewise.types.budget import Budget
 from sizewise.types.costs import Cost
 from sizewise.types.figures import Interval, Measurement, Quality
 from sizewise.types.plans import Artefact, Change, Plan
@@ -74,8 +75,8 @@ class Candidate:
         unlowered: quality of the module where it was given up before there was a file, as far as the examples read tell; None else.
         beaten_by: id of a candidate that is surely as good, where that is why it is beaten.
         most_chance: how probable that may be at most of a file whose evaluation was stopped early; None where it was not told.
-        proof_chance: how probable it is that the test split proves its quality limits at the next look; None without such limits or a test
-            split.
+        proof_chance: how probable it is that the test split proves its quality limits at the next look, 0 or 1 where its file was looked
+            at before the run went on; None without such limits or a test split.
         later_chance: the same at the look after the next, where another file takes that; None where nobody told.
     """
 
@@ -98,3 +99,7 @@ class Candidate:
     most_chance: float | None = None
     proof_chance: float | None = None
     later_chance: float | None = None
+
+    def fits(self, budget: Budget) -> bool:
+        """Whether it was measured, and its figures keep every limit."""
+        return self.measured is not None and not budget.violations(self.measured)
