@@ -76,8 +76,8 @@ def recover(
         loss: of outputs and targets, a scalar; cross entropy by default, where targets are class labels. It counts by `labels`.
         patience: stop after so many checks in a row without a better state; by default the training goes on to its end, since
             the rate falls to the last and so what was worse in between is often best then.
-        precision: "float32", "bfloat16" with float32 weights, or "auto": bfloat16 on GPUs that compute in it, and on CPUs with matrix
-            units for it (AMX).
+        precision: "float32", "bfloat16" with float32 weights, or "auto": bfloat16 on GPUs and CPUs that compute in
+            it (AMX, AVX-512 BF16).
         seed: of the order of the data, where the loader shuffles by torch's global generator.
         checkpoint: file that is written about once a minute and at the end; where it exists, training goes on from it, as if it had
             not been interrupted. The loader must give the same batches again.
