@@ -1,12 +1,15 @@
 """Plans that share their first steps: what is done once, and that it changes nothing."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from sizewise.data.model_size import float_bytes
 from sizewise.errors import PreconditionError
+from sizewise.pipeline import apply as apply_module
 from sizewise.pipeline.apply import Applier, apply_plan
 from sizewise.protocols import Context, Inputs
 from sizewise.techniques.channel_pruning import ChannelPruning
@@ -82,7 +85,27 @@ def test_another_model_or_seed_starts_anew(model: nn.Module, cuts: list[float]) 
     other = TinyConv(width=16).eval()
     for source, seed in ((model, 0), (other, 0), (other, 1), (model, 0)):
         applier.apply(source, plan(cut(0.3)), Context(CONTEXT.example, CONTEXT.calibration, CONTEXT.scheme, 4, seed))
-    assert len(cuts) == 4
+    assert len(cuts) == 3  # the first is still there
+
+
+def test_without_room_only_the_latest_is_kept(model: nn.Module, cuts: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply_module, "KEPT_BYTES", 0)
+    applier = Applier()
+    for p in (plan(cut(0.3)), plan(cut(0.3), INT8), plan(cut(0.5)), plan(cut(0.3))):
+        applier.apply(model, p, CONTEXT)
+    assert cuts == [0.3, 0.5, 0.3]
+
+
+def test_what_took_longest_is_kept_beside_the_latest(model: nn.Module, cuts: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    room = float_bytes(apply_plan(model, plan(cut(0.3)), CONTEXT)[0])
+    cuts.clear()
+    ticks = iter((0.0, 9.0, 10.0, 11.0, 20.0, 21.0, 30.0, 31.0))  # the first cut takes nine seconds, the others one
+    monkeypatch.setattr(apply_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(apply_module, "KEPT_BYTES", room)
+    applier = Applier()
+    for rate in (0.3, 0.5, 0.4, 0.3, 0.5):
+        applier.apply(model, plan(cut(rate)), CONTEXT)
+    assert cuts == [0.3, 0.5, 0.4, 0.5]
 
 
 def test_a_step_that_fails_leaves_what_was_kept(model: nn.Module, cuts: list[float]) -> None:

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from sizewise.devices.loader import load_device
 from sizewise.evaluate.metrics import METRICS, Metric, find_metric
 from sizewise.pipeline.conclude import conclude
+from sizewise.pipeline.export import find_runtime
 from sizewise.pipeline.scales import prepare_scales
 from sizewise.pipeline.settle import matter_after_all
 from sizewise.pipeline.setup import make_setup, read_data
 from sizewise.pipeline.store import Store
 from sizewise.pipeline.trial import make_bench, run_trial
-from sizewise.protocols import Silent
+from sizewise.protocols import Runtime, Silent
 from sizewise.report.html import render_html
 from sizewise.report.terminal import summary
 from sizewise.testing import NullRuntime, tiny_task
-from sizewise.types import Budget, Plan, RunRecord, Step, from_json, to_json
+from sizewise.types import Budget, Candidate, Plan, RunRecord, Step, from_json, to_json
 
 WHOLE = Plan(scale="large")
 PRUNED = Plan(scale="large", steps=(Step(technique="channel_pruning", settings={"rate": 0.5}),))
@@ -57,13 +58,19 @@ def hard(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 
 def run(
-    out: Path, budget: Budget, plans: tuple[Plan, ...] = PLANS, metric: str | Metric = "accuracy", *, harder: bool = False
+    out: Path,
+    budget: Budget,
+    plans: tuple[Plan, ...] = PLANS,
+    metric: str | Metric = "accuracy",
+    *,
+    harder: bool = False,
+    runtime: Runtime | None = None,
 ) -> tuple[RunRecord, Counted]:
     """Try the plans that are not finished in `out` and conclude, with a harder test split perhaps; the record, and that split's loader."""
     task = tiny_task(640)
     test = Counted(hard(task.build("large")) if harder else task.test)
     task.test, task.metric = test, find_metric(metric)
-    setup = make_setup(task, budget, NullRuntime(), load_device("local"), Store(out, resume=True), 0, Silent(), None)
+    setup = make_setup(task, budget, runtime or NullRuntime(), load_device("local"), Store(out, resume=True), 0, Silent(), None)
     facts = {"fingerprint": "x", "data": read_data(setup)}
     prepared = prepare_scales(setup)
     bench = make_bench(setup, prepared["large"])
@@ -183,6 +190,31 @@ def test_a_metric_without_bounds_is_scored_in_full_and_the_record_says_so(tmp_pa
     assert found.examples_evaluated == found.examples_in_full
     assert any("nobody knows the best score of own" in warning for warning in found.warnings)
     assert "order" not in found.data["validation"]
+
+
+def test_a_file_of_the_same_bytes_is_not_measured_again(tmp_path: Path) -> None:
+    """What is cut, said in two ways: of a file that fits, and of one that is beaten."""
+
+    def twice(rate: float) -> tuple[Plan, Plan]:
+        said: tuple[dict[str, Any], ...] = ({"rate": rate}, {"rate": rate, "target": "macs"})
+        one, other = (Plan(scale="large", steps=(Step(technique="channel_pruning", settings=settings),)) for settings in said)
+        return one, other
+
+    plans = (*twice(0.5), *twice(0.1))
+    run(tmp_path / "out", Budget(max_drop="5 %", size="10 kB"), plans, runtime=find_runtime("onnxruntime"))
+    folder = tmp_path / "out" / "trials"
+    told = [(folder / Store.identifier(plan) / "candidate.json").read_text() for plan in plans]  # before the best are timed once more
+    first, again, beaten, beaten_again = (from_json(Candidate, text) for text in told)
+    assert [c.status for c in (first, again, beaten, beaten_again)] == ["measured", "measured", "beaten", "beaten"]
+    assert again.measured == first.measured
+    assert again.proof_chance == first.proof_chance
+    assert (again.evaluated, again.in_full) == ((first.evaluated or 0) - 640, first.in_full), "the module alone"
+    assert again.artefact is not None
+    assert again.artefact.notes == ("byte for byte the file of large, channel_pruning(rate=0.5), whose figures are told here",)
+    assert (folder / again.id / "scores.npy").read_bytes() == (folder / first.id / "scores.npy").read_bytes()
+    assert beaten_again.partly == beaten.partly is not None
+    assert beaten_again.reason == f"byte for byte the file of large, channel_pruning(rate=0.1): {beaten.reason}"
+    assert (beaten_again.evaluated or 0) < (beaten.evaluated or 0)
 
 
 def test_where_the_first_look_proves_nothing_a_safer_file_is_looked_at(tmp_path: Path) -> None:

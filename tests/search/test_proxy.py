@@ -99,6 +99,16 @@ def test_a_few_measurements_predict_the_rest_of_a_law_that_is_not_the_prior() ->
     assert (np.abs(z[[LATENCY, SIZE, LOSS]]) < 3).mean() > 0.95, "what is not known is called so"
 
 
+def test_where_rules_of_thumb_are_far_off_they_are_no_longer_believed() -> None:
+    """A net that loses 20 points with half of its channels, seen on few examples, is expected to lose as much with 0.4 of them."""
+    lost = [replace(observed(at(rate, "off", "off", "int8")), loss=20 * UNIT, loss_sd=3 * UNIT) for rate in ("0.5", "0.6")]
+    found = PROXY.predict([observed(WHOLE), *lost])
+    near, far = (place(at(rate, "off", "off", "int8")) for rate in ("0.4", "0.2"))
+    assert found.mean[LOSS, near] > 10 * UNIT
+    assert found.mean[LOSS, near] - 2 * found.sd[LOSS, near] > 1 * UNIT
+    assert found.mean[LOSS, far] - 1.5 * found.sd[LOSS, far] < 1 * UNIT, "little pruning may still do little"
+
+
 def test_a_loss_that_is_only_known_to_be_too_large_raises_what_is_expected() -> None:
     half = at("0.5", "off", "off", "off")
     bound = Observation(half, loss=0.05, at_least=True)

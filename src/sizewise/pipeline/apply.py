@@ -1,7 +1,7 @@
 """The only place where techniques run: copies, seeds, checks traits and verifies what a technique promised."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sizewise import registry
+from sizewise.data.model_size import float_bytes
 from sizewise.errors import InternalError, PreconditionError, SizewiseError, UnknownName
 from sizewise.evaluate.metrics import primary_output
 from sizewise.graph.trace import eval_copy, is_graph
@@ -16,6 +17,8 @@ from sizewise.protocols import Context, Technique, Trait
 from sizewise.types import Change, Plan, Step
 
 __all__ = ["Applier", "apply_plan", "make_technique", "rebuild_plan", "run_technique"]
+
+KEPT_BYTES = 2**28  # of models, beside the latest, that later plans may go on from
 
 
 def make_technique(name: str, settings: Mapping[str, Any]) -> Technique:
@@ -60,18 +63,23 @@ class _State:
         """Whether the plan, on that model and under that seed, comes through here."""
         return self.source is source and self.seed == seed and plan.steps[: len(self.steps)] == self.steps
 
+    @property
+    def seconds(self) -> float:
+        """What it would take to come so far again."""
+        return sum(change.seconds for change in self.changes)
+
 
 class Applier:
-    """Runs the plans of one run, and does not repeat the steps that a plan shares with the one before.
+    """Runs the plans of one run, and does not repeat the steps that a plan shares with earlier ones.
 
-    Pruning takes longest, and every pruned model is tried in float and again in integers. One model is kept, as it was after
-    the last step that left layers to work on. Steps always work on a copy of what they begin with, and under a seed of their
-    own, so that a plan gives the same bits whether it starts anew or from the kept model. All plans must be given the same
-    calibration data.
+    Pruning and training take longest, and what comes of them is tried in float and again in integers. Models are kept as they were
+    after steps that left layers to work on: the latest, and of the others those that took longest, as far as there is room. Steps
+    always work on a copy of what they begin with, and under a seed of their own, so that a plan gives the same bits whether it
+    starts anew or from a kept model. All plans must be given the same calibration data.
     """
 
     def __init__(self) -> None:
-        self._kept: _State | None = None
+        self._kept: list[_State] = []
 
     def apply(self, model: nn.Module, plan: Plan, context: Context) -> tuple[nn.Module, Plan, tuple[Change, ...]]:
         """Run a plan's steps on a copy of `model`. Steps that have a record repeat the choices in it (`Context.chosen`).
@@ -89,7 +97,7 @@ class Applier:
         for step in plan.steps[len(state.steps) :]:
             state = _after(state, step, context)
             if Trait.MODULE in state.traits:
-                self._kept = state
+                self._kept = [state, *_dearest(self._kept, KEPT_BYTES)]
                 state = replace(state, module=eval_copy(state.module))
         if _marks(model) != before:
             raise InternalError("a technique changed the original model", where=plan.label)
@@ -97,11 +105,21 @@ class Applier:
         return state.module, replace(plan, steps=tuple(steps)), state.changes
 
     def _start(self, model: nn.Module, plan: Plan, seed: int) -> _State:
-        kept = self._kept
-        if kept is not None and kept.begins(model, plan, seed):
-            return replace(kept, module=eval_copy(kept.module))
-        self._kept = None  # before another is made: two need not fit into memory
+        able = [kept for kept in self._kept if kept.begins(model, plan, seed)]
+        if able:
+            furthest = max(able, key=lambda kept: len(kept.steps))
+            return replace(furthest, module=eval_copy(furthest.module))
+        # before another is made: two that are large need not fit into memory
+        self._kept = list(_dearest(self._kept, KEPT_BYTES))
         return _State(model, eval_copy(model), _traits(model), seed)
+
+
+def _dearest(states: list[_State], room: int) -> Iterator[_State]:
+    """Those that took longest, as far as there is room for their models."""
+    for state in sorted(states, key=lambda state: -state.seconds):
+        if (size := float_bytes(state.module)) <= room:
+            room -= size
+            yield state
 
 
 def _after(state: _State, step: Step, context: Context) -> _State:

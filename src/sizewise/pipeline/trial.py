@@ -33,6 +33,7 @@ from sizewise.pipeline.store import load_scores, save_scores
 from sizewise.pipeline.weights import SMALL, save_weights
 from sizewise.profile.timing import Timings, time_interleaved
 from sizewise.protocols import Context, Runner, Runtime
+from sizewise.report._format import plan_name
 from sizewise.tasks.resize import named_alike
 from sizewise.types import Artefact, Budget, Candidate, Interval, Measurement, Parity, Plan, Quality, to_json
 from sizewise.units import format_bytes, format_seconds
@@ -217,9 +218,33 @@ def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Pat
     save_weights(module, folder)
     made = made_here(artefact, bench.runtime, bench.reference_name, bench.threads)
     write_bytes(folder / "plan.json", to_json(SavedPlan(plan=applied, runtime=bench.runtime.name, scheme=bench.runtime.scheme, made=made)))
+    candidate = replace(candidate, artefact=artefact)
+    same = next((c for c in rivals if c.artefact and c.artefact.sha256 == artefact.sha256 and (c.measured or c.partly)), None)
+    if same is not None:
+        return _told_of(same, candidate, folder, bench)
     costs = _costs(artefact, runner, folder, bench)
     raced = race_file(runner, costs, folder, bench, rivals)
-    return _raced(replace(candidate, artefact=artefact), costs, parity, raced, folder / artefact.path, bench)
+    return _raced(candidate, costs, parity, raced, folder / artefact.path, bench)
+
+
+def _told_of(same: Candidate, candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
+    """What is known of another candidate's file goes for these same bytes, too, without a second measurement."""
+    assert candidate.artefact is not None
+    why = f"byte for byte the file of {plan_name(same.plan)}"
+    if same.measured is not None:
+        save_scores(folder / SCORES, load_scores(folder.parent / same.id / SCORES))
+    return replace(
+        same,
+        id=candidate.id,
+        plan=candidate.plan,
+        reason=same.reason and f"{why}: {same.reason}",
+        changes=candidate.changes,
+        artefact=replace(candidate.artefact, notes=(*candidate.artefact.notes, f"{why}, whose figures are told here")),
+        stored=None,
+        evaluated=candidate.evaluated,
+        in_full=(candidate.in_full or 0) + len(bench.reference_scores),
+        unlowered=None,
+    )
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ alike at rates that lie near each other. All that is Gaussian, so that predictio
 Along rising rates predicted losses never fall, and costs never rise.
 
 Source: Duvenaud, Nickisch and Rasmussen, Additive Gaussian Processes, NeurIPS 2011, for sums; Barlow et al., Statistical Inference under
-Order Restrictions, 1972, for isotonic regression. Deviations: the prior's parameters are fixed, since there are a handful of measurements;
-monotony is imposed on the means afterwards.
+Order Restrictions, 1972, for isotonic regression; Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 5.4, for
+how far rules of thumb are off. Deviations: all but that is fixed in the prior, since there are a handful of measurements; monotony is
+imposed on the means afterwards.
 """
 
 import math
@@ -32,6 +33,7 @@ OWN = (0.5, 0.1, 0.3, 0.1)  # of every scale by itself
 REST = (0.06, 0.04, 0.15, 0.15)  # of every plan by itself: what sums cannot say
 NOISE = (0.02, 1e-3, 0.02, 1e-3)  # of a measurement
 CENSORED = 1.0  # standard deviation, in hundredths, of a loss that is only known to be too large
+WIDER = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # times as wide the margins of what levers do may be: some nets lose 20 points, others one
 
 Values = Float[ndarray, "figures n"]
 Column = Float[ndarray, " n"]
@@ -126,31 +128,29 @@ class Proxy:
         return Forecast(np.array(means), np.array(sds))
 
     def _posterior(self, place: int, rows: Sequence[tuple[int, float, float]], bounds: Collection[int]) -> tuple[Column, Column]:
-        prior, own = self._prior[place], self._variance(place)
-        rest = REST[place] ** 2
+        prior, rest = self._prior[place], REST[place] ** 2
+        of_scales, of_levers = OFFSET[place] ** 2 + OWN[place] ** 2, (self._spreads[place] ** 2).sum(axis=1)
         if not rows:
-            return prior.copy(), np.sqrt(own + rest)
+            return prior.copy(), np.sqrt(of_scales + of_levers + rest)
         at = [index for index, _, _ in rows]
         values = np.array([max(value, prior[index]) if index in bounds else value for index, value, _ in rows])
-        noise = np.array([noise**2 for _, _, noise in rows])
-        outer = self._kernel(place, at)
-        solved = np.linalg.solve(outer[at] + np.diag(noise + rest), outer.T)
+        noise = np.diag([noise**2 + rest for _, _, noise in rows])
+        scales, levers = self._kernels(place, at)
+        wider = _wider(values - prior[at], scales[at] + noise, levers[at])
+        outer = scales + wider**2 * levers
+        solved = np.linalg.solve(outer[at] + noise, outer.T)
         mean = prior + (values - prior[at]) @ solved
-        variance = own - np.einsum("na,an->n", outer, solved)
+        variance = of_scales + wider**2 * of_levers - np.einsum("na,an->n", outer, solved)
         return mean, np.sqrt(np.maximum(variance, 0.0) + rest)
 
-    def _kernel(self, place: int, at: Sequence[int]) -> Kernel:
-        """How a figure of every point goes with that of some; a matrix of all with all would not fit for large spaces."""
+    def _kernels(self, place: int, at: Sequence[int]) -> tuple[Kernel, Kernel]:
+        """How a figure of every point goes with that of some, by scales and by levers; all with all would not fit for large spaces."""
         same = self._scales[:, None] == self._scales[None, at]
-        found: Kernel = OFFSET[place] ** 2 + OWN[place] ** 2 * same
+        scales: Kernel = OFFSET[place] ** 2 + OWN[place] ** 2 * same
+        levers: Kernel = np.zeros_like(scales)
         for like, spread in zip(self._likes, self._spreads[place].T, strict=True):
-            found = found + spread[:, None] * spread[None, at] * like(at) * (SHARED + (1 - SHARED) * same)
-        return found
-
-    def _variance(self, place: int) -> Column:
-        """Of every point's figure, before anything is measured: the diagonal of the kernel."""
-        found: Column = OFFSET[place] ** 2 + OWN[place] ** 2 + (self._spreads[place] ** 2).sum(axis=1)
-        return found
+            levers = levers + spread[:, None] * spread[None, at] * like(at) * (SHARED + (1 - SHARED) * same)
+        return scales, levers
 
     def _monotone(self, mean: Column, sd: Column, exact: Mapping[int, float], *, rising: bool) -> Column:
         """Means that rise (or fall) along every line of rates; measured ones pull hardest."""
@@ -160,6 +160,25 @@ class Proxy:
             weights = np.array([1e12 if at in exact else 1.0 / max(sd[at], 1e-6) ** 2 for at in line])
             found[line] = isotonic_regression(values, weights=weights, increasing=rising).x
         return found
+
+
+def _wider(off: Column, certain: Kernel, levers: Kernel) -> float:
+    """How many times as wide the margins of what levers do have to be, for what was measured to be the most probable.
+
+    Ever wider margins are ever less probable beforehand, by the inverse.
+
+    Args:
+        off: what was measured less what was believed.
+        certain: covariance of that, but for the levers.
+        levers: theirs.
+    """
+
+    def evidence(wider: float) -> float:
+        covariance = certain + wider**2 * levers
+        _, size = np.linalg.slogdet(covariance)
+        return -0.5 * float(off @ np.linalg.solve(covariance, off) + size) - math.log(wider)
+
+    return max(WIDER, key=evidence)
 
 
 def _read(observed: Observation, figure: str, unit: float, noise: float) -> tuple[float, float]:
