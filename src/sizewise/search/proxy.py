@@ -14,6 +14,7 @@ imposed on the means afterwards.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -129,28 +130,27 @@ class Proxy:
 
     def _posterior(self, place: int, rows: Sequence[tuple[int, float, float]], bounds: Collection[int]) -> tuple[Column, Column]:
         prior, rest = self._prior[place], REST[place] ** 2
-        of_scales, of_levers = OFFSET[place] ** 2 + OWN[place] ** 2, (self._spreads[place] ** 2).sum(axis=1)
+        of_scales, of_levers = OFFSET[place] ** 2 + OWN[place] ** 2, self._spreads[place] ** 2
         if not rows:
-            return prior.copy(), np.sqrt(of_scales + of_levers + rest)
+            return prior.copy(), np.sqrt(of_scales + of_levers.sum(axis=1) + rest)
         at = [index for index, _, _ in rows]
         values = np.array([max(value, prior[index]) if index in bounds else value for index, value, _ in rows])
         noise = np.diag([noise**2 + rest for _, _, noise in rows])
         scales, levers = self._kernels(place, at)
-        wider = _wider(values - prior[at], scales[at] + noise, levers[at])
-        outer = scales + wider**2 * levers
+        wider = _wider(values - prior[at], scales[at] + noise, [own[at] for own in levers])
+        outer = scales + sum(times * own for times, own in zip(wider, levers, strict=True))
         solved = np.linalg.solve(outer[at] + noise, outer.T)
         mean = prior + (values - prior[at]) @ solved
-        variance = of_scales + wider**2 * of_levers - np.einsum("na,an->n", outer, solved)
+        variance = of_scales + of_levers @ wider - np.einsum("na,an->n", outer, solved)
         return mean, np.sqrt(np.maximum(variance, 0.0) + rest)
 
-    def _kernels(self, place: int, at: Sequence[int]) -> tuple[Kernel, Kernel]:
-        """How a figure of every point goes with that of some, by scales and by levers; all with all would not fit for large spaces."""
+    def _kernels(self, place: int, at: Sequence[int]) -> tuple[Kernel, list[Kernel]]:
+        """How a figure of every point goes with that of some, by scales and by every lever; all with all would not fit for large spaces."""
         same = self._scales[:, None] == self._scales[None, at]
         scales: Kernel = OFFSET[place] ** 2 + OWN[place] ** 2 * same
-        levers: Kernel = np.zeros_like(scales)
-        for like, spread in zip(self._likes, self._spreads[place].T, strict=True):
-            levers = levers + spread[:, None] * spread[None, at] * like(at) * (SHARED + (1 - SHARED) * same)
-        return scales, levers
+        shared = SHARED + (1 - SHARED) * same
+        spreads = zip(self._likes, self._spreads[place].T, strict=True)
+        return scales, [spread[:, None] * spread[None, at] * like(at) * shared for like, spread in spreads]
 
     def _monotone(self, mean: Column, sd: Column, exact: Mapping[int, float], *, rising: bool) -> Column:
         """Means that rise (or fall) along every line of rates; measured ones pull hardest."""
@@ -162,23 +162,28 @@ class Proxy:
         return found
 
 
-def _wider(off: Column, certain: Kernel, levers: Kernel) -> float:
-    """How many times as wide the margins of what levers do have to be, for what was measured to be the most probable.
+def _wider(off: Column, rest: Kernel, levers: Sequence[Kernel]) -> Column:
+    """Per lever how many times as large the variance of what it does has to be, for what was measured to be the most probable.
 
-    Ever wider margins are ever less probable beforehand, by the inverse.
+    Lever by lever, twice. Ever wider margins are ever less probable beforehand, by the inverse.
 
     Args:
         off: what was measured less what was believed.
-        certain: covariance of that, but for the levers.
-        levers: theirs.
+        rest: covariance of that, but for the levers.
+        levers: that of each.
     """
+    found = np.ones(len(levers))
+    for lever in [*range(len(levers))] * 2:
+        others = rest + sum(found[other] * own for other, own in enumerate(levers) if other != lever)
+        found[lever] = max(WIDER, key=partial(_evidence, off, others, levers[lever])) ** 2
+    return found
 
-    def evidence(wider: float) -> float:
-        covariance = certain + wider**2 * levers
-        _, size = np.linalg.slogdet(covariance)
-        return -0.5 * float(off @ np.linalg.solve(covariance, off) + size) - math.log(wider)
 
-    return max(WIDER, key=evidence)
+def _evidence(off: Column, others: Kernel, lever: Kernel, wider: float) -> float:
+    """The logarithm of how probable what was measured is, with margins that wide."""
+    covariance = others + wider**2 * lever
+    _, size = np.linalg.slogdet(covariance)
+    return -0.5 * float(off @ np.linalg.solve(covariance, off) + size) - math.log(wider)
 
 
 def _read(observed: Observation, figure: str, unit: float, noise: float) -> tuple[float, float]:
