@@ -65,8 +65,9 @@ def test_what_was_measured_is_told_as_it_was_and_the_rest_is_monotone(known: lis
 @settings(max_examples=25, deadline=None)
 def test_measurements_that_are_as_believed_do_not_make_predictions_less_sure(known: list[Point]) -> None:
     before = PROXY.predict([])
-    costs, losses = np.exp(before.mean[:LOSS]), before.mean[LOSS]
-    after = PROXY.predict([Observation(point, *costs[:, place(point)], losses[place(point)]) for point in known])
+    figures = np.vstack([np.exp(before.mean[:LOSS]), before.mean[LOSS:]])
+    told = [(point, figures[:, place(point)]) for point in known]
+    after = PROXY.predict([Observation(point, latency, size, memory, loss) for point, (latency, size, memory, loss) in told])
     assert (after.sd <= before.sd + 1e-9).all()
 
 
