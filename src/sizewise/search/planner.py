@@ -18,6 +18,7 @@ from sizewise.search.duration import expected_seconds
 from sizewise.search.frontier import best, has_margin
 from sizewise.search.promise import Goal, Promise, Proofs, observed_figures, observed_loss, promise
 from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
+from sizewise.search.rivals import breaks_costs
 from sizewise.search.space import Point, Space, harsher
 from sizewise.search.spare import expected_cost, spare_of
 from sizewise.search.study import Study
@@ -265,7 +266,14 @@ class Planner:
             found.append(self._value(figures, leader.proof_chance, self._in_seconds(own.beside(leader.id)))[0])
         if found and spare is None:  # others found what fits: nothing but that is spare
             spare = min(found)
-        return promise(forecast, self.goal, may, min(found, default=None), every, proofs, 0.0 if spare is None else spare)
+        top = min(found, default=None)
+        return promise(forecast, self.goal, may, top, every, proofs, 0.0 if spare is None else spare, self._too_dear())
+
+    def _too_dear(self) -> Mask:
+        """Points that do no more than a file that surely breaks a limit of costs: what they leave is no less."""
+        seen = [(point, c.measured or c.partly) for point, c in self._done.items()]
+        broken = [point for point, measured in seen if measured is not None and breaks_costs(measured, self._budget)]
+        return np.array([any(self.space.as_strong(other, point) for other in broken) for point in self.space.points], dtype=bool)
 
     def _in_seconds(self, cost: float | None) -> float | None:
         """The logarithm of latency times size, where the latency is a share of the reference's."""

@@ -127,6 +127,7 @@ def promise(
     others: Sequence[Observation],
     proofs: Proofs | None = None,
     spare: float = 0.0,
+    dear: Mask | None = None,
 ) -> Promise:
     """What the points that are not tried yet promise.
 
@@ -139,8 +140,10 @@ def promise(
         others: all that is measured, of which one is the nearest where nothing fits.
         proofs: how probable a proof is; None where none is wanted.
         spare: what latency times size is where there is no proof (`search/spare.py`).
+        dear: points that surely break a limit of costs.
     """
     cheap = np.prod([norm.cdf((limit - forecast.mean[at]) / forecast.sd[at]) for at, limit in enumerate(goal.limits[:-1])], axis=0)
+    cheap = cheap if dear is None else np.where(dear, 0.0, cheap)
     losses = forecast.mean[LOSS][:, None] + forecast.sd[LOSS][:, None] * NODES
     proved = proofs.chance(losses) if proofs is not None else np.ones_like(losses)
     proved = np.where(losses <= goal.limits[-1], proved, 0.0)

@@ -8,7 +8,7 @@ from sizewise.search.frontier import best, limits_quality, rank_key
 from sizewise.search.spare import expected_cost, spare_of
 from sizewise.types import Budget, Candidate, Interval
 
-__all__ = ["Costs", "opponents", "outranked", "settled"]
+__all__ = ["Costs", "breaks_costs", "opponents", "outranked", "settled"]
 
 
 class Costs(Protocol):
@@ -45,7 +45,7 @@ def outranked(costs: Costs, others: Sequence[Candidate], budget: Budget, chance:
     leader = best(others, budget)
     if leader is None or leader.measured is None:
         return None
-    if _breaks(costs, budget):
+    if breaks_costs(costs, budget):
         return leader
     if not limits_quality(budget):
         return None
@@ -56,7 +56,8 @@ def outranked(costs: Costs, others: Sequence[Candidate], budget: Budget, chance:
     return leader if all(expected_cost(own + math.log(ratio), sure, spare.cost) > best_cost for ratio in slower) else None
 
 
-def _breaks(costs: Costs, budget: Budget) -> bool:
+def breaks_costs(costs: Costs, budget: Budget) -> bool:
+    """Whether a file surely breaks a limit of latency, size or memory."""
     figures = (costs.latency.low, budget.latency_s), (costs.size_bytes, budget.size_bytes), (costs.memory.low, budget.memory_bytes)
     return any(allowed is not None and figure > allowed for figure, allowed in figures)
 
