@@ -323,6 +323,22 @@ def test_an_impossible_budget_ends_soon_near_what_is_nearest(folder: Path) -> No
     assert min(c.measured.size_bytes for c in tried if c.measured) < 3 * smallest
 
 
+def test_no_plan_is_tried_that_does_less_than_a_file_that_costs_too_much(folder: Path) -> None:
+    """Half of the channels leave a file just above the limit: fewer than half leave no smaller one, whatever is expected of them."""
+    half, third = (Point("large", (rate, "off", "off", "int8")) for rate in ("0.5", "0.3"))
+    known = [real(Point("large", ("off", "off", "off", "int8"))), real(half), real(Point("small", ("off", "off", "off", "int8")))]
+    size = known[1].measured.size_bytes if known[1].measured else 0
+    chances = []
+    for limit in (size + 1, size - 1):
+        with closing(study(folder, name=str(limit))) as made:
+            found = planner(made, Budget(size=f"{limit} B"), known)
+            chances.append(found.chances(found.forecast())[SPACE.points.index(third)])
+            left = found.left()
+    assert chances[0] > chances[1] == 0
+    assert left
+    assert not any(SPACE.as_strong(half, point) for point in left)
+
+
 def test_what_will_hardly_be_proved_is_neither_best_nor_looked_for(folder: Path) -> None:
     """Files answer otherwise than the reference so often that a loss near the limit is not proved on the test split."""
     budget, unseen = Budget(max_drop="2 %"), Unseen(examples=1500, level=0.04)
