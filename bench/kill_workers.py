@@ -72,16 +72,16 @@ class Killer(threading.Thread):
             if len(self.finished) != seen:
                 seen = len(self.finished)
                 due = time.monotonic() + self.chance.uniform(*PAUSE_S) if self.chance.random() < SHARE else math.inf
-            workers = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE and is_worker(child)]
+            workers = [child for child in psutil.Process().children() if is_worker(child)]
             if workers and time.monotonic() >= due:
                 self.chance.choice(workers).kill()
                 self.kills, due = self.kills + 1, math.inf
 
 
 def is_worker(child: psutil.Process) -> bool:
-    """Whether it was forked from this process, unlike the probes of memory, which run a command of their own."""
+    """Whether it lives and was forked from this process, unlike the probes of memory, which run a command of their own."""
     try:
-        return child.cmdline() == psutil.Process().cmdline()
+        return child.status() != psutil.STATUS_ZOMBIE and child.cmdline() == psutil.Process().cmdline()
     except psutil.NoSuchProcess:
         return False
 

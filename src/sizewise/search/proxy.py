@@ -34,7 +34,17 @@ OWN = (0.5, 0.1, 0.3, 0.1)  # of every scale by itself
 REST = (0.06, 0.04, 0.15, 0.15)  # of every plan by itself: what sums cannot say
 NOISE = (0.02, 1e-3, 0.02, 1e-3)  # of a measurement
 CENSORED = 1.0  # standard deviation, in hundredths, of a loss that is only known to be too large
-WIDER = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # times as wide the margins of what levers do may be: some nets lose 20 points, others one
+WIDER = (
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+    16.0,
+    32.0,
+    64.0,
+)  # times as wide the margins of what levers lose may be: 20 points here, one there
+
+LOSS = FIGURES.index("loss")
 
 Values = Float[ndarray, "figures n"]
 Column = Float[ndarray, " n"]
@@ -137,7 +147,8 @@ class Proxy:
         values = np.array([max(value, prior[index]) if index in bounds else value for index, value, _ in rows])
         noise = np.diag([noise**2 + rest for _, _, noise in rows])
         scales, levers = self._kernels(place, at)
-        wider = _wider(values - prior[at], scales[at] + noise, [own[at] for own in levers])
+        # costs are much alike from net to net, losses are not
+        wider = _wider(values - prior[at], scales[at] + noise, [own[at] for own in levers]) if place == LOSS else np.ones(len(levers))
         outer = scales + sum(times * own for times, own in zip(wider, levers, strict=True))
         solved = np.linalg.solve(outer[at] + noise, outer.T)
         mean = prior + (values - prior[at]) @ solved
@@ -163,7 +174,7 @@ class Proxy:
 
 
 def _wider(off: Column, rest: Kernel, levers: Sequence[Kernel]) -> Column:
-    """Per lever how many times as large the variance of what it does has to be, for what was measured to be the most probable.
+    """Per lever how many times as large the variance of what it loses has to be, for what was measured to be the most probable.
 
     Lever by lever, twice. Ever wider margins are ever less probable beforehand, by the inverse.
 
