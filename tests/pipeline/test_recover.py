@@ -502,7 +502,8 @@ def test_renormalized_layers_put_out_what_they_do_in_inference_with_a_batchs_gra
 
 def test_a_rate_that_is_too_high_is_lowered_and_said(teacher: nn.Module) -> None:
     near = blurred(teacher, share=0.02)
-    recovered = sizewise.recover(near, teacher, BARE, epochs=15, lr=0.3, features=0.0)
+    # so near to the teacher that bfloat16, where the machine computes in it, sees no difference
+    recovered = sizewise.recover(near, teacher, BARE, epochs=15, lr=0.3, features=0.0, precision="float32")
     found = account(recovered)
     assert found.record["lowered"] > 0
     assert found.record["lr"] == pytest.approx(0.3 / 4 ** found.record["lowered"])
