@@ -243,7 +243,6 @@ def _told_of(same: Candidate, candidate: Candidate, folder: Path, bench: Bench) 
         stored=None,
         evaluated=candidate.evaluated,
         in_full=(candidate.in_full or 0) + len(bench.reference_scores),
-        unlowered=None,
     )
 
 

@@ -16,7 +16,7 @@ from numpy import ndarray
 from scipy.stats import norm
 
 from sizewise.search.frontier import largest_drops
-from sizewise.search.proxy import FIGURES, Forecast, Observation
+from sizewise.search.proxy import FIGURES, LOSS, Forecast, Observation
 from sizewise.types import Budget, Measurement, Quality
 
 __all__ = ["Goal", "Promise", "Proofs", "goal_of", "observed_figures", "observed_loss", "promise"]
@@ -28,7 +28,7 @@ UNLIKELY = 1e-3  # a chance of proof that is none
 NEARER = 0.02  # of the logarithm of the worst excess: what is no nearer
 ONE_POINT = 0.01  # a further point counts like doubling the cost, as in `types.Violation.excess`
 
-LATENCY, SIZE, LOSS = (FIGURES.index(name) for name in ("latency", "size", "loss"))
+LATENCY, SIZE = (FIGURES.index(name) for name in ("latency", "size"))
 NODES = norm.ppf((np.arange(64) + 0.5) / 64)  # of a standard normal distribution, equally probable
 
 Column = Float[ndarray, " n"]

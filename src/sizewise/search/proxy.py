@@ -23,7 +23,7 @@ from scipy.optimize import isotonic_regression
 
 from sizewise.search.space import Level, Lever, Point, Space
 
-__all__ = ["FIGURES", "Base", "Forecast", "Observation", "Proxy"]
+__all__ = ["FIGURES", "LOSS", "Base", "Forecast", "Observation", "Proxy"]
 
 FIGURES = ("latency", "size", "memory", "loss")
 SHARED = 0.5  # of the variance of what a lever does is the same for all scales
@@ -34,16 +34,8 @@ OWN = (0.5, 0.1, 0.3, 0.1)  # of every scale by itself
 REST = (0.06, 0.04, 0.15, 0.15)  # of every plan by itself: what sums cannot say
 NOISE = (0.02, 1e-3, 0.02, 1e-3)  # of a measurement
 CENSORED = 1.0  # standard deviation, in hundredths, of a loss that is only known to be too large
-WIDER = (
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-    32.0,
-    64.0,
-)  # times as wide the margins of what levers lose may be: 20 points here, one there
-
+# times as wide the margins of what levers lose may be: 20 points here, one there
+WIDER = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 LOSS = FIGURES.index("loss")
 
 Values = Float[ndarray, "figures n"]
