@@ -5,7 +5,8 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -97,7 +98,9 @@ def trying(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trying], None]:
 
 
 def as_trial(what: Trying) -> Callable[..., Candidate]:
-    def run_trial(model: nn.Module, tried: Plan, folder: Path, bench: Bench) -> Candidate:
+    def run_trial(model: nn.Module, tried: Plan, folder: Path, bench: Bench, rivals: Sequence[str] = ()) -> Candidate:
+        with (folder.parent / "rivals").open("a") as told:
+            told.write(f"{' '.join(rivals)}\n")
         what(tried, folder, bench)
         (folder / "who").write_text(f"{os.getpid()} {torch.get_num_threads()}")
         return Candidate(id=folder.name, plan=tried, status="stopped", reason="as asked", seconds=0.1)
@@ -204,6 +207,21 @@ def test_a_killed_worker_loses_its_trial_only_which_is_tried_again(setup: Setup,
     assert [w for w in setup.warnings if "a:" in w and "SIGKILL" in w and "tried again" in w]
     assert len(setup.warnings) == 1
     assert all(c.reason == "as asked" for c in setup.store.finished())
+
+
+def test_a_plan_that_is_tried_again_races_against_whom_it_did_at_first(
+    setup: Setup, trying: Callable[[Trying], None], tmp_path: Path
+) -> None:
+    def unlucky(tried: Plan, folder: Path, bench: Bench) -> None:
+        if not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trying(unlucky)
+    with crew(setup) as hands:
+        hands.begin(replace(proposal(plan("a")), rivals=("x", "y")))
+        hands.next()
+    assert (setup.store.trials / "rivals").read_text().splitlines() == ["x y", "x y"]
 
 
 def test_what_is_finished_when_its_worker_dies_is_not_tried_again(setup: Setup, trying: Callable[[Trying], None], tmp_path: Path) -> None:

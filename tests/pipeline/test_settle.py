@@ -74,11 +74,11 @@ def run(
     facts = {"fingerprint": "x", "data": read_data(setup)}
     prepared = prepare_scales(setup)
     bench = make_bench(setup, prepared["large"])
-    candidates = []
+    candidates: list[Candidate] = []
     for plan in plans:
         candidate = setup.store.candidate(plan)
         if candidate is None:
-            candidate = run_trial(prepared[plan.scale].module, plan, setup.store.clear(plan), bench)
+            candidate = run_trial(prepared[plan.scale].module, plan, setup.store.clear(plan), bench, [c.id for c in candidates])
             setup.store.save_candidate(candidate)
         candidates.append(candidate)
     return conclude(setup, bench, prepared, "large", candidates, facts), test

@@ -20,4 +20,7 @@ def test_how_long_a_trial_takes_is_told_by_its_like_and_by_the_length_of_its_tra
     assert expected_seconds(done, Plan(scale="a", steps=(harder, brief, int8))) == 100
     assert expected_seconds(done, Plan(scale="a", steps=(harder, whole, int8))) == 40 + 4 * 60
     assert expected_seconds(done, Plan(scale="c", steps=(harder, brief, int8))) == 65, "another scale's, where its own are unknown"
-    assert expected_seconds(done, Plan(scale="a", steps=(harder, int8))) == 0, "nothing like it was tried"
+    assert expected_seconds(done, Plan(scale="a", steps=(harder, int8))) == 40, "what does more tells it, too, less its training"
+    assert expected_seconds(done, Plan(scale="a", steps=(whole,))) == 40 + 4 * 60
+    assert expected_seconds(done, Plan(scale="a", steps=(Step(technique="low_rank"), int8))) == 0, "nothing like it was tried"
+    assert expected_seconds(done, Plan(scale="a")) == 0

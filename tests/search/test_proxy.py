@@ -45,6 +45,26 @@ points = st.lists(st.sampled_from(SPACE.points), max_size=8, unique=True)
 
 @given(points)
 @settings(max_examples=40, deadline=None)
+def test_at_a_higher_rate_a_small_loss_is_no_more_probable_and_what_was_measured_stays(known: list[Point]) -> None:
+    found, nodes = PROXY.predict([observed(point) for point in known]), np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    losses = found.losses(nodes)
+    assert (np.diff(losses, axis=1) >= -1e-12).all(), "quantiles"
+    assert losses[:, 2] == pytest.approx(found.mean[LOSS])
+    for point in known:
+        assert losses[place(point)] == pytest.approx(truth(point)[-1], abs=0.01 * UNIT)
+    for line in found.lines:
+        assert (np.diff(losses[line], axis=0) >= -1e-6 * UNIT).all()
+
+
+def test_where_a_mild_rate_loses_too_much_a_harsh_one_has_no_chance_however_little_is_known_of_it() -> None:
+    mild, harsh = at("0.4", "off", "off", "int8"), at("0.8", "off", "off", "int8")
+    found = PROXY.predict([replace(observed(mild), loss=5 * UNIT)])
+    assert found.mean[LOSS, place(harsh)] - 3 * found.sd[LOSS, place(harsh)] < 5 * UNIT
+    assert found.losses(np.array([-3.0]))[place(harsh)] >= 5 * UNIT - 1e-2 * UNIT
+
+
+@given(points)
+@settings(max_examples=40, deadline=None)
 def test_what_was_measured_is_told_as_it_was_and_the_rest_is_monotone(known: list[Point]) -> None:
     found = PROXY.predict([observed(point) for point in known])
     assert np.isfinite(found.mean).all()

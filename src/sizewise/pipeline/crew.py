@@ -43,6 +43,11 @@ class Hands(Protocol):
     """What carries out trials."""
 
     @property
+    def workers(self) -> int:
+        """How many trials can be under way at once."""
+        ...
+
+    @property
     def free(self) -> bool:
         """Whether another trial can begin."""
         ...
@@ -85,6 +90,11 @@ class Alone:
         self._begun: list[Proposal] = []
 
     @property
+    def workers(self) -> int:
+        """This process alone."""
+        return 1
+
+    @property
     def free(self) -> bool:
         """Whether nothing is begun."""
         return not self._begun
@@ -102,7 +112,7 @@ class Alone:
         """Carry out what is begun."""
         proposal, store = self._begun[0], self._setup.store
         plan = proposal.plan
-        candidate = run_trial(self._prepared[plan.scale].module, plan, store.clear(plan), self._bench)
+        candidate = run_trial(self._prepared[plan.scale].module, plan, store.clear(plan), self._bench, proposal.rivals)
         store.save_candidate(candidate)
         self._begun.clear()
         return proposal, candidate
@@ -165,7 +175,7 @@ class Crew(ABC, Generic[M]):
     """
 
     def __init__(self, setup: Setup, bench: Bench, prepared: Mapping[str, Prepared], workers: int) -> None:
-        self._setup, self._bench, self._prepared, self._workers = setup, bench, prepared, workers
+        self._setup, self._bench, self._prepared, self.workers = setup, bench, prepared, workers
         self._members: list[M] = []
         self._deaths: dict[str, int] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="sizewise-")
@@ -174,7 +184,7 @@ class Crew(ABC, Generic[M]):
     @property
     def free(self) -> bool:
         """Whether a worker has nothing to do."""
-        return len(self._at_work()) < self._workers
+        return len(self._at_work()) < self.workers
 
     @property
     def busy(self) -> bool:
@@ -187,7 +197,7 @@ class Crew(ABC, Generic[M]):
     def begin(self, proposal: Proposal) -> None:
         """Give a plan to an idle worker: the one whose last plan began with the most of the same steps."""
         idle = [member for member in self._members if member.proposal is None]
-        if len(self._members) < self._workers:
+        if len(self._members) < self.workers:
             self._started += 1
             scratch = Path(self._scratch.name) / str(self._started)
             scratch.mkdir()
@@ -195,7 +205,7 @@ class Crew(ABC, Generic[M]):
             self._members.append(idle[-1])
         member = max(idle, key=lambda member: _shared(member.last, proposal.plan))
         member.proposal = proposal
-        member.say(Try(proposal.plan))
+        member.say(Try(proposal.plan, proposal.rivals))
 
     def next(self) -> tuple[Proposal, Candidate]:
         """Do what workers ask for until one of them is done."""

@@ -56,7 +56,8 @@ def attend(line: Line, setup: Setup, bench: Bench, prepared: Mapping[str, Prepar
         bench = _remote(line, setup, bench, scratch)
         while isinstance(message := line.hear(), Try):
             plan = message.plan
-            setup.store.save_candidate(run_trial(prepared[plan.scale].module, plan, setup.store.clear(plan), bench))
+            module, folder = prepared[plan.scale].module, setup.store.clear(plan)
+            setup.store.save_candidate(run_trial(module, plan, folder, bench, message.rivals))
             line.say(Done())
     except Exception as error:  # noqa: BLE001  # whatever it is, the run's own process has to hear of it
         line.say(Failed(told(error)))

@@ -25,9 +25,14 @@ __all__ = [
 
 
 class Try(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: try this plan."""
+    """To a worker: try this plan.
+
+    Attributes:
+        rivals: ids of the finished candidates that it may lose against.
+    """
 
     plan: Plan
+    rivals: tuple[str, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):

@@ -192,7 +192,7 @@ def _seen(lap: Lap, bench: "Bench") -> Quality:
     if lap.whole or bench.sample.order.first is None or found.drop is None:
         return found
     seen, mean = found.drop, float(np.mean(bench.reference_scores))
-    value, share = _lost(lap, bench, bench.reference_scores), len(bench.sample.order.drawn) / bench.sample.order.count
+    value, share = _lost(lap, bench, bench.reference_scores), max(len(bench.sample.order.drawn), len(lap.scores)) / bench.sample.order.count
     low, high = value - share * (seen.value - seen.low), value + share * (seen.high - seen.value)
     sign = 1 if found.higher_is_better else -1
     ends = sorted((mean - sign * low, mean - sign * high))

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -25,6 +25,7 @@ from sizewise.search.frontier import best, has_margin
 from sizewise.search.planner import Planner, Proposal, Unseen
 from sizewise.search.promise import Goal, goal_of
 from sizewise.search.proxy import Base
+from sizewise.search.reading import Reading
 from sizewise.search.rivals import settled
 from sizewise.search.space import Point, Space, harsher, learns_more
 from sizewise.search.study import Study
@@ -63,13 +64,22 @@ class Limits:
 
 @dataclass
 class _Run:
-    """A search on its way."""
+    """A search on its way.
+
+    Attributes:
+        asked: plans whose trials were begun and of which the planner does not know yet what became, in the order of their choice.
+        ended: of those, what became of the ones whose trials have ended.
+        done: every candidate that the planner knows of, be it tried or given up.
+        put_off: plans that this run does not come to.
+    """
 
     setup: Setup
     bench: Bench
     prepared: Mapping[str, Prepared]
     planner: Planner
     hands: Hands
+    asked: list[Proposal] = field(default_factory=list)
+    ended: dict[Point, Candidate] = field(default_factory=dict)
     done: list[Candidate] = field(default_factory=list)
     put_off: list[Plan] = field(default_factory=list)
 
@@ -123,7 +133,8 @@ def plan_search(
         bases[scale] = Base(math.log(latencies[scale]), math.log(max(cost.weight_bytes, 1)), math.log(max(held, 1)), loss)
     goal, mild = _goal(setup, score), mild_points(space, reference)
     test = Unseen(bench.test_examples, bench.level) if bench.test_examples > 1 else None
-    return Planner(space, setup.budget, goal, bases, study, mild, score, finished, test=test, borrows=borrows)
+    reading = Reading(len(bench.sample.order.drawn), bench.sample.order.count)
+    return Planner(space, setup.budget, goal, bases, study, mild, score, finished, test=test, reading=reading, borrows=borrows)
 
 
 def finished_before(setup: Setup, bench: Bench, prepared: Mapping[str, Prepared]) -> list[Candidate]:
@@ -174,7 +185,7 @@ def search(
     Returns:
         every candidate that was tried, given up or left untried for lack of time, and what the search did.
     """
-    run = _Run(setup, bench, prepared, planner, hands, list(finished))
+    run = _Run(setup, bench, prepared, planner, hands, done=list(finished))
     _give_up_scales(run)
     for candidate in run.done:
         setup.progress.advance(f"{candidate.plan.scale}: {candidate.plan.label}: {outcome(candidate)}", units=_was_tried(candidate))
@@ -198,26 +209,67 @@ def search(
 
 
 def _loop(run: _Run, limits: Limits) -> Ended:
-    under_way = 0
+    """Choose plans, begin their trials, and tell the planner what became of them, in the order of their choice.
+
+    When a plan is chosen, what became of all plans before it is known but of the last few, whether or not those have ended meanwhile.
+    What is chosen so does not depend on which worker is how fast, or dies: a search by several workers can be repeated. A worker waits
+    only where it is further ahead of the slowest trial than `_ahead` allows.
+    """
     while True:
-        ended = _ended(run, limits, under_way)
-        while ended is None and run.hands.free:
-            proposal = run.planner.next()
-            if proposal is None:
-                ended = "time" if run.put_off else "done"
-                break
-            under_way += _begin(run, proposal)
-            ended = _ended(run, limits, under_way)
+        ended = _ended(run, limits)
         if ended == "target":
-            for dropped in run.hands.drop():
-                run.planner.withdraw(dropped)
-        if not run.hands.busy:
-            assert ended is not None
-            if ended != "done" or run.setup.late or not _others_are_at_it(run):
-                return ended
+            _drop(run)
+        if ended is None and len(run.asked) <= _ahead(run.hands.workers):
+            if not run.hands.free:
+                _wait(run)
+                continue
+            proposal = run.planner.next()
+            if proposal is not None:
+                _begin(run, proposal)
+                continue
+            ended = "time" if run.put_off else "done"
+        if run.asked:
+            _tell_oldest(run)
             continue
-        _finish(run, *run.hands.next())
-        under_way -= 1
+        assert ended is not None
+        if ended != "done" or run.setup.late or not _others_are_at_it(run):
+            return ended
+
+
+def _ahead(workers: int) -> int:
+    """How many plans that were chosen before another may be unknown when that is chosen.
+
+    Those that are under way, and some more: else everybody would wait for the slowest trial each time.
+    """
+    return workers - 1 + workers // 2
+
+
+def _wait(run: _Run) -> None:
+    """For the next trial to end."""
+    proposal, candidate = run.hands.next()
+    run.ended[proposal.point] = candidate
+    _told_user(run, candidate)
+
+
+def _tell_oldest(run: _Run) -> None:
+    """Tell the planner what became of the plan that was chosen first, once its trial has ended."""
+    oldest = run.asked[0]
+    while oldest.point not in run.ended:
+        _wait(run)
+    run.asked.remove(oldest)
+    _tell(run, oldest, run.ended.pop(oldest.point))
+
+
+def _tell(run: _Run, proposal: Proposal, candidate: Candidate) -> None:
+    run.planner.tell(proposal, candidate)
+    run.done.append(candidate)
+
+
+def _drop(run: _Run) -> None:
+    """Break off what is under way."""
+    for dropped in run.hands.drop():
+        run.planner.withdraw(dropped)
+        run.asked.remove(dropped)
 
 
 def _others_are_at_it(run: _Run) -> bool:
@@ -229,40 +281,43 @@ def _others_are_at_it(run: _Run) -> bool:
     return True
 
 
-def _ended(run: _Run, limits: Limits, under_way: int) -> Ended | None:
+def _ended(run: _Run, limits: Limits) -> Ended | None:
     """Why no further trial begins, or None."""
-    tried = sum(map(_was_tried, run.done))
-    if tried + under_way and run.setup.late:
+    begun = sum(map(_was_tried, run.done)) + len(run.asked)
+    if begun and run.setup.late:
         return "time"
     if limits.stop_at_target and _reached(run):
         return "target"
-    return "trials" if tried + under_way >= limits.trials else None
+    return "trials" if begun >= limits.trials else None
 
 
 def _reached(run: _Run) -> bool:
     """Whether something fits, and will probably be proved to."""
-    found = best(run.done, run.setup.budget)
+    ended = [*run.done, *run.ended.values()]
+    found = best(ended, run.setup.budget)
     if found is None or found.proof_chance is None:
         return found is not None
-    return any(has_margin(c) and c.fits(run.setup.budget) for c in run.done)
+    return any(has_margin(c) and c.fits(run.setup.budget) for c in ended)
 
 
-def _begin(run: _Run, proposal: Proposal) -> bool:
-    """Begin to try a plan, or say why it is not worth it; whether it was begun."""
+def _begin(run: _Run, proposal: Proposal) -> None:
+    """Begin to try a plan, or say why it is not worth it."""
     if reason := no_time(run.setup.seconds_left, run.done, run.planner, proposal):
         run.put_off.append(proposal.plan)
         run.planner.put_off(proposal, reason)
-        return False
+        return
     candidate = _given_up(run, proposal)
     if candidate is not None:
         run.setup.store.save_candidate(candidate)
-        _finish(run, proposal, candidate)
-        return False
+        _tell(run, proposal, candidate)
+        _told_user(run, candidate)
+        return
     about = expected_seconds(run.done, proposal.plan)
     length = f", about {format_seconds(about)}" if about else ""
     run.setup.progress.working(f"{proposal.plan.scale}: {proposal.plan.label} ({proposal.why}{length})")
+    proposal = replace(proposal, rivals=tuple(c.id for c in run.done))
+    run.asked.append(proposal)
     run.hands.begin(proposal)
-    return True
 
 
 def no_time(left: float | None, done: Sequence[Candidate], planner: Planner, proposal: Proposal) -> str | None:
@@ -289,9 +344,7 @@ def no_time(left: float | None, done: Sequence[Candidate], planner: Planner, pro
     return None
 
 
-def _finish(run: _Run, proposal: Proposal, candidate: Candidate) -> None:
-    run.planner.tell(proposal, candidate)
-    run.done.append(candidate)
+def _told_user(run: _Run, candidate: Candidate) -> None:
     plan = candidate.plan
     run.setup.progress.advance(f"{plan.scale}: {plan.label}: {outcome(candidate)}", units=_was_tried(candidate))
 

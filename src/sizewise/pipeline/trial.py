@@ -1,7 +1,7 @@
 """Try one plan: shrink, look whether it is hopeless, lower, load back from disk, measure costs, then quality as far as it matters."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Bench:
         sample: that split in a random order.
         reference_name: the reference scale's.
         applier: keeps what the next plan can go on from.
-        finished: the candidates that are finished, which a race may be lost against.
+        finished: the candidates that are finished, some of which a race may be lost against.
         test_examples: of the test split; 0 where there is none.
         level: one-sided error of the next look at it.
         timed: times a file beside the reference where that is not done in this process.
@@ -142,14 +142,21 @@ def _changeable(setup: Setup, reference: Prepared) -> Callable[[], Scores] | Non
     return changeable
 
 
-def run_trial(model: nn.Module, plan: Plan, folder: Path, bench: Bench) -> Candidate:
+def run_trial(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Collection[str] = ()) -> Candidate:
     """Try one plan on a scale's float module; what cannot be done is a value in the result, not an exception.
 
-    Its file is scored on the whole validation split only while it may still be chosen before all candidates that are finished.
+    Its file is scored on the whole validation split only while it may still be chosen before its rivals.
+
+    Args:
+        model: of the scale.
+        plan: what to do to it.
+        folder: for the candidate's files.
+        bench: what the trials share.
+        rivals: ids of the finished candidates that it may lose against.
     """
     begin = time.perf_counter()
     try:
-        return attempt(model, plan, folder, bench, [c for c in bench.finished() if c.id != folder.name])
+        return attempt(model, plan, folder, bench, [c for c in bench.finished() if c.id in rivals])
     except (UnsupportedModel, PreconditionError, ParityError) as error:
         reason = " ".join(str(error).split())
         seconds = time.perf_counter() - begin

@@ -18,17 +18,19 @@ from sizewise.search.duration import expected_seconds
 from sizewise.search.frontier import best, has_margin
 from sizewise.search.promise import Goal, Promise, Proofs, observed_figures, observed_loss, promise
 from sizewise.search.proxy import FIGURES, Base, Forecast, Observation, Proxy
+from sizewise.search.reading import Reading, deviation
 from sizewise.search.rivals import breaks_costs
 from sizewise.search.space import Point, Space, harsher
 from sizewise.search.spare import expected_cost, spare_of
 from sizewise.search.study import Study
-from sizewise.types import Budget, Candidate, Measurement, Plan, Quality
+from sizewise.types import Budget, Candidate, Plan, Quality
 
 __all__ = ["Planner", "Proposal", "Unseen"]
 
 EVERY = 4  # of the trials after the mild ones, one follows Optuna's suggestions,
 ASKED = 6  # of which so many are looked at
 NEAREST = 4  # trials that come nearer to a budget that nothing seems to fit
+PARTLY = 0.02  # hundredths: less is not left open by what saw a part of validation
 SET_ASIDE = "predicted not to be the best that fits"
 
 Mask = Bool[ndarray, " n"]
@@ -42,12 +44,14 @@ class Proposal:
     Attributes:
         trial: of the study, which is told what became of it.
         why: in words.
+        rivals: ids of the candidates that its file may lose against: those that were known when it was chosen.
     """
 
     point: Point
     plan: Plan
     trial: Trial
     why: str
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Planner:
         reference: the reference's score on validation, where a measurement does not say its drop.
         measured: what is finished already.
         test: the split that will be asked for a proof; None where there is none.
+        reading: how validation is read, of which some candidates saw a part; None where all saw all of it.
         borrows: whether the best of another run is made here, too.
     """
 
@@ -91,10 +96,11 @@ class Planner:
         measured: Sequence[Candidate] = (),
         *,
         test: Unseen | None = None,
+        reading: Reading | None = None,
         borrows: bool = True,
     ) -> None:
         self.space, self.goal, self.study = space, goal, study
-        self._budget, self._reference, self._test, self._borrows = budget, reference, test, borrows
+        self._budget, self._reference, self._test, self._reading, self._borrows = budget, reference, test, reading, borrows
         self._proxy = Proxy(space, bases, goal.unit)
         self._done: dict[Point, Candidate] = {}
         self._given_up: dict[Point, str] = {}
@@ -286,8 +292,8 @@ class Planner:
         """
         if self._test is None or not self.goal.by_cost:
             return None
-        seen = [(point.scale, c.measured) for point, c in self._done.items() if c.measured is not None and c.plan.steps]
-        rows = [(scale, *self._noise(measured, self._test)) for scale, measured in seen]
+        seen = [(point.scale, c.measured or c.partly) for point, c in self._done.items() if c.plan.steps]
+        rows = [(scale, *self._noise(found.quality, self._test)) for scale, found in seen if found is not None]
         if not rows:
             return None
         rows.sort(key=lambda row: row[2])
@@ -295,11 +301,11 @@ class Planner:
         half, spread = np.array([widest[point.scale] for point in self.space.points]).T
         return Proofs(half, np.maximum(spread, 1e-6 * self.goal.unit))
 
-    def _noise(self, measured: Measurement, test: Unseen) -> tuple[float, float]:
+    def _noise(self, quality: Quality, test: Unseen) -> tuple[float, float]:
         """The loss on validation that the test split proves to be within the limit every other time, and its standard deviation."""
-        found = measured.quality.drop or measured.quality.score
-        seen = _deviation(measured.quality)
-        fresh = seen * math.sqrt(found.n / test.examples)
+        found, reading = quality.drop or quality.score, self._reading
+        seen, count = (reading.whole(quality), reading.count) if reading else (deviation(quality), found.n)
+        fresh = seen * math.sqrt(count / test.examples)
         return self.goal.limits[-1] - float(norm.isf(test.level)) * fresh, math.hypot(seen, fresh)
 
     def _suggested(self, forecast: Forecast, found: Promise) -> Proposal | None:
@@ -369,13 +375,17 @@ class Planner:
             return Observation(point, *observed_figures(candidate.measured, self._reference, self._pace))
         if candidate.partly is not None:
             figures = observed_figures(candidate.partly, self._reference, self._pace)
-            return Observation(point, *figures, loss_sd=max(_deviation(candidate.partly.quality), 1e-3 * self.goal.unit))
+            return Observation(point, *figures, loss_sd=self._off(candidate.partly.quality))
         if candidate.unlowered is not None:
-            loss, spread = observed_loss(candidate.unlowered, self._reference), _deviation(candidate.unlowered)
-            return Observation(point, loss=loss, loss_sd=max(spread, 1e-3 * self.goal.unit))
+            return Observation(point, loss=observed_loss(candidate.unlowered, self._reference), loss_sd=self._off(candidate.unlowered))
         if candidate.status == "stopped" and math.isfinite(self.goal.limits[-1]):
             return Observation(point, loss=self.goal.limits[-1], at_least=True)
         return None
+
+    def _off(self, seen: Quality) -> float:
+        """By how much what was seen of validation may be off the whole of it; never 0, since such a plan cannot be chosen."""
+        found = self._reading.off(seen) if self._reading else deviation(seen)
+        return max(found, PARTLY * self.goal.unit)
 
     def _point_of(self, candidate: Candidate) -> Point:
         return next(point for point, known in self._done.items() if known is candidate)
@@ -409,12 +419,6 @@ def _values(observed: Observation) -> tuple[float, float, float, float]:
     assert observed.size is not None
     assert observed.loss is not None
     return observed.latency, observed.size, observed.memory or 1.0, observed.loss
-
-
-def _deviation(seen: Quality) -> float:
-    """Of the loss on the whole split, seen from a part of it."""
-    found = seen.drop or seen.score
-    return (found.high - found.low) / 2 / float(norm.ppf(0.5 + found.confidence / 2))
 
 
 def _told(forecast: Forecast, found: Promise, at: int) -> dict[str, float]:

@@ -144,7 +144,7 @@ def promise(
     """
     cheap = np.prod([norm.cdf((limit - forecast.mean[at]) / forecast.sd[at]) for at, limit in enumerate(goal.limits[:-1])], axis=0)
     cheap = cheap if dear is None else np.where(dear, 0.0, cheap)
-    losses = forecast.mean[LOSS][:, None] + forecast.sd[LOSS][:, None] * NODES
+    losses = forecast.losses(NODES)
     proved = proofs.chance(losses) if proofs is not None else np.ones_like(losses)
     proved = np.where(losses <= goal.limits[-1], proved, 0.0)
     if top is not None:

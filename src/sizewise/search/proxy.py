@@ -82,10 +82,32 @@ class Observation:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Means and standard deviations per figure and point: logarithms of seconds, bytes and bytes, and the loss in the metric's unit."""
+    """What is expected of every point.
+
+    Attributes:
+        mean: per figure and point: logarithms of seconds, bytes and bytes, and the loss in the metric's unit.
+        sd: standard deviations of the same.
+        lines: places of points that differ in one rate alone, along which it rises.
+    """
 
     mean: Values
     sd: Values
+    lines: Sequence[Sequence[int]] = ()
+
+    def losses(self, nodes: Column) -> Float[ndarray, "n nodes"]:
+        """The loss of every point at some deviations from its mean, in standard deviations, none of which falls along a line.
+
+        A higher rate takes away more of the same, so it is as probable to keep a limit as a lower one at the most: what is unlikely of the
+        lower one is as unlikely of the higher one, however little is known of that, and what is likely of the higher one, of the lower one.
+        """
+        found: Float[ndarray, "n nodes"] = self.mean[LOSS][:, None] + self.sd[LOSS][:, None] * nodes
+        good, bad = nodes < 0, nodes > 0
+        for line in self.lines:
+            rising = found[line]
+            rising[:, good] = np.maximum.accumulate(rising[:, good], axis=0)
+            rising[:, bad] = np.minimum.accumulate(rising[::-1, bad], axis=0)[::-1]
+            found[line] = rising
+        return found
 
 
 class Proxy:
@@ -128,7 +150,7 @@ class Proxy:
             scale = self.unit if figure == "loss" else 1.0
             means.append(mean * scale)
             sds.append(sd * scale)
-        return Forecast(np.array(means), np.array(sds))
+        return Forecast(np.array(means), np.array(sds), self._lines)
 
     def _posterior(self, place: int, rows: Sequence[tuple[int, float, float]], bounds: Collection[int]) -> tuple[Column, Column]:
         prior, rest = self._prior[place], REST[place] ** 2
