@@ -56,7 +56,7 @@ def fit(
         trials: most plans that are tried, those of an interrupted run that goes on among them.
         stop_at_target: stop as soon as a candidate fits the budget.
         workers: plans that are tried beside each other, each by a process of its own on one thread (Linux); while a file is timed, all
-            others hold still. One tries them in this process, on all threads.
+            others hold still. One tries them in this process, on all threads. Which of several is faster decides nothing.
         engine: "ray" has scales trained and plans tried by a Ray cluster, by so many workers, each on a core: the one that `RAY_ADDRESS`
             names, else one that is started here. Files are timed here all the same. The task must be one that every node can load by
             the name that it was loaded by.
