@@ -72,9 +72,13 @@ class Scattered:
         pass
 
 
+def study_in(path: Path) -> Study:
+    return Study(SPACE, sqlite_url(path), "s", "a", seed=0)
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Iterator[Study]:
-    with closing(Study(SPACE, sqlite_url(tmp_path / "study.db"), "s", "a", seed=0)) as made:
+    with closing(study_in(tmp_path / "study.db")) as made:
         yield made
 
 
@@ -97,7 +101,7 @@ def test_whoever_is_faster_the_same_plans_are_tried_in_the_same_order(workers: i
     found = []
     for seed in (None, 0, 1, 2):
         hands = Scattered(workers, random.Random(seed) if seed is not None else None)
-        with closing(Study(SPACE, sqlite_url(tmp_path / f"{seed}.db"), "s", "a", seed=0)) as made:
+        with closing(study_in(tmp_path / f"{seed}.db")) as made:
             candidates, record = searched(made, hands, Limits(TRIALS))
         assert record.tried == len(candidates) == TRIALS
         assert hands.most == workers, "all are at work"
@@ -110,7 +114,7 @@ def test_whoever_is_faster_the_same_plans_are_tried_in_the_same_order(workers: i
 def test_several_workers_find_nearly_what_one_finds(tmp_path: Path) -> None:
     costs = []
     for workers in (1, 2, 4):
-        with closing(Study(SPACE, sqlite_url(tmp_path / f"{workers}.db"), "s", "a", seed=0)) as made:
+        with closing(study_in(tmp_path / f"{workers}.db")) as made:
             candidates, _ = searched(made, Scattered(workers, random.Random(0)), Limits(24))
         leader = best(candidates, BUDGET)
         assert leader is not None

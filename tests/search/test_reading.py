@@ -1,4 +1,4 @@
-"""What a part of the validation split says of the whole, beside splits that are read again and again."""
+"""What a part of the validation split says of the whole, beside a split that is read again and again."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from sizewise.types import Interval, Quality
 
 COUNT = 3000
 SCORES = (np.random.default_rng(0).random(COUNT) < 0.04).astype(float)  # what a file loses
-REFERENCE = np.ones(COUNT)
 
 
 def seen(scores: np.ndarray) -> Quality:

@@ -253,10 +253,9 @@ def _wait(run: _Run) -> None:
 
 def _tell_oldest(run: _Run) -> None:
     """Tell the planner what became of the plan that was chosen first, once its trial has ended."""
-    oldest = run.asked[0]
+    oldest = run.asked.pop(0)
     while oldest.point not in run.ended:
         _wait(run)
-    run.asked.remove(oldest)
     _tell(run, oldest, run.ended.pop(oldest.point))
 
 

@@ -35,9 +35,9 @@ def _trained_seconds(candidate: Candidate) -> float:
 
 def _longer(plan: Plan, than: Plan) -> float:
     """By which share of its length the trainings of a plan are longer than those of another: -1 where it has none."""
-    mine, theirs = (sum(map(_length, own.steps)) for own in (plan, than))
     if HEALER not in _kinds(plan):
         return -1.0
+    mine, theirs = (sum(map(_length, own.steps)) for own in (plan, than))
     return max(0.0, mine / theirs - 1) if theirs else 0.0
 
 
