@@ -152,7 +152,7 @@ def test_a_beaten_file_is_scored_after_all_when_what_beat_it_does_not_fit_any_mo
     assert found.winner.plan == WHOLE
     assert found.winner.status == "measured"
     assert found.winner.reason is None
-    assert found.winner.evaluated == 128 + 640
+    assert found.winner.evaluated == 640, "what was read before is not read again"
     assert found.winner.proof_chance is not None
     assert found.winner.proof_chance > 0.5
     assert found.verdict.look == 2, "another file"
@@ -166,7 +166,7 @@ def test_where_nothing_fits_the_nearest_is_scored_in_full_and_no_look_is_spent(t
     small = found.candidate(Store.identifier(SMALL))
     assert not found.feasible
     assert small.status == "measured", "it keeps the size"
-    assert small.evaluated == 128 + 640
+    assert small.evaluated == 640
     assert {r.limit: r.candidate for r in found.relaxations} == {"size": Store.identifier(WHOLE), "max_drop": small.id}
     assert found.verdict.look is None
     assert not (tmp_path / "out" / "trials" / "looks.json").exists()
@@ -177,6 +177,33 @@ def test_a_run_whose_every_file_was_stopped_still_has_a_nearest(tmp_path: Path) 
     found, _ = run(tmp_path / "out", Budget(max_drop="5 %"), (SMALL,))
     assert found.chosen == Store.identifier(SMALL)
     assert found.winner.measured is not None
+
+
+def test_what_may_be_chosen_is_read_to_its_end_only_once_it_is(tmp_path: Path) -> None:
+    milder = Plan(scale="large", steps=(Step(technique="channel_pruning", settings={"rate": 0.3}),))
+    found, _ = run(tmp_path / "out", Budget(max_drop="5 %"), (WHOLE, milder, PRUNED))
+    whole, waited, chosen = (found.candidate(Store.identifier(plan)) for plan in (WHOLE, milder, PRUNED))
+    assert found.chosen == chosen.id
+    assert (whole.status, whole.evaluated) == ("measured", 640), "nothing fits before it"
+    assert chosen.measured is not None
+    assert chosen.measured.quality.score.n == 640
+    assert chosen.evaluated is not None
+    assert chosen.in_full is not None
+    assert 640 < chosen.evaluated < chosen.in_full, "the module in part, the file in two parts, no example twice"
+    assert (tmp_path / "out" / "trials" / chosen.id / "scores.npy").is_file()
+    assert waited.partly is not None
+    read = waited.partly.quality.score.n
+    assert 640 / 3 <= read < 640
+    assert (waited.status, waited.measured, waited.unread, waited.on_frontier) == ("beaten", None, 0, False)
+    assert f"dropped after {read} of 640 validation examples: large, channel_pruning(rate=0.5) is chosen first: here a" in str(
+        waited.reason
+    )
+    again, _ = run(tmp_path / "out", Budget(max_drop="5 %"), (WHOLE, milder, PRUNED))
+    assert [c.evaluated for c in again.candidates] == [c.evaluated for c in found.candidates], "what was read stays read"
+    strict, _ = run(tmp_path / "out", Budget(max_drop="5 %"), (WHOLE, milder))
+    assert strict.winner.plan == milder
+    assert strict.winner.measured is not None
+    assert strict.winner.measured.quality.score.n == 640
 
 
 def test_nothing_is_scored_again_where_all_is_settled(record: RunRecord) -> None:

@@ -386,6 +386,19 @@ def test_what_a_module_lost_before_it_was_given_up_tells_of_its_like(folder: Pat
     assert forecasts[1].sd[loss, at[1]] < forecasts[0].sd[loss, at[1]]
 
 
+def test_what_a_file_did_not_read_yet_stays_open(folder: Path) -> None:
+    point = Point("large", ("0.3", "off", "off", "off"))
+    whole, part = real(point), partly(real(point), 0.01).partly
+    forecasts = []
+    for name, known in (("whole", whole), ("part", replace(whole, measured=part, unread=500))):
+        with closing(study(folder, name=name)) as made:
+            found = planner(made, Budget(max_drop="10 %"), known=[known])
+            forecasts.append(found.forecast())
+            assert found.best() == known, "it may be chosen all the same"
+    at, loss = SPACE.points.index(point), FIGURES.index("loss")
+    assert forecasts[1].sd[loss, at] > 3 * forecasts[0].sd[loss, at]
+
+
 def test_trials_say_what_they_were_for_the_dashboard(folder: Path) -> None:
     with closing(study(folder)) as made:
         list(run(planner(made), real))

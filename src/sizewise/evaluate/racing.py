@@ -29,8 +29,8 @@ __all__ = ["RACING_ERROR", "Broken", "Hurdle", "Lap", "Order", "ScoreRange", "la
 
 Scores = Float[ndarray, " n"]
 RACING_ERROR = 0.01  # how often a race may wrongly find a hurdle broken; a candidate runs at most two, as a module and as a file
-FIRST = 100  # examples of the first lap, rounded up to whole batches
-GROWTH = 1.5
+FIRST, FIRST_SHARE = 100, 0.25  # examples of the first lap, of a small split that share, rounded up to whole batches
+GROWTH = 1.2
 SHARE_FIRST = 1 / 3  # of a split that comes first
 
 
@@ -59,6 +59,23 @@ class Order:
     def drawn(self) -> Int[ndarray, " _"]:
         """Places of the examples among which the order is random until all of them are read."""
         return np.concatenate(self.parts[: self.first])
+
+    def parts_with(self, places: Int[ndarray, " n"]) -> int:
+        """How many parts hold just these places, read in this order; 0 where no number of them does."""
+        ends = np.cumsum([len(part) for part in self.parts])
+        done = int(np.searchsorted(ends, len(places))) + 1
+        same = len(places) and done <= len(ends) and np.array_equal(np.concatenate(self.parts[:done]), places)
+        return done if same else 0
+
+    def restored(self, scores: Scores) -> Scores:
+        """Scores in the split's order, of all examples in the order of reading."""
+        found = np.empty_like(scores)
+        found[np.concatenate(self.parts)] = scores
+        return found
+
+    def can_only_lose(self, parts: int) -> bool:
+        """Whether after so many parts no example is left in which a candidate could be better than the reference."""
+        return self.first is not None and parts >= self.first
 
 
 @dataclass(frozen=True)
@@ -116,13 +133,6 @@ class Lap:
     parts: int
     whole: bool
     broken: Broken | None = None
-
-    def in_order(self) -> Scores:
-        """The scores in the split's order, once all are read."""
-        assert self.whole
-        scores = np.empty_like(self.scores)
-        scores[self.examples] = self.scores
-        return scores
 
 
 def shuffled(
@@ -189,10 +199,11 @@ def surely_worse(lap: Lap, order: Order, hurdle: Hurdle, known: ScoreRange) -> f
 
 def _ends(order: Order) -> Iterator[int]:
     """How many parts are read when each lap ends."""
-    wanted, read = float(FIRST), 0
+    first = wanted = min(float(FIRST), FIRST_SHARE * order.count)
+    read = 0
     for index, part in enumerate(order.parts, start=1):
         read += len(part)
-        if read >= wanted or (index == order.first and read >= FIRST) or index == len(order.parts):
+        if read >= wanted or (index == order.first and read >= first) or index == len(order.parts):
             yield index
             wanted = order.growth * read
 

@@ -15,7 +15,7 @@ from sizewise.evaluate.paired import median_interval
 from sizewise.evaluate.proof import ERROR, confidence_at
 from sizewise.evaluate.scoring import module_call, quality
 from sizewise.pipeline.scales import Prepared
-from sizewise.pipeline.settle import matter_after_all, score_in_full
+from sizewise.pipeline.settle import matter_after_all, put_aside, score_in_full
 from sizewise.pipeline.setup import Setup, version
 from sizewise.pipeline.trial import Bench, measure_memory
 from sizewise.pipeline.turns import Turn, in_turn, looked_at, of_test, unproved
@@ -42,7 +42,7 @@ class _Final:
     """What the finalists' rounds tell.
 
     Attributes:
-        candidates: all of them, latencies replaced by those of the rounds where they took part.
+        candidates: all of them, latencies replaced by those of the rounds where they took part; the frontier is not marked yet.
         chosen: the best that fits by these latencies, else the nearest.
         fits: whether the chosen one does.
         torch_latency: per scale, of its float PyTorch module in the same rounds.
@@ -100,8 +100,8 @@ def conclude(
         UnsupportedModel: nothing could be measured.
     """
     candidates = [_with_chance(c, setup, bench, reference) for c in candidates]
-    if not any(c.measured for c in candidates):
-        candidates = score_in_full(candidates, matter_after_all(candidates, setup.budget), setup, bench)
+    while given is None and (wanted := matter_after_all(candidates, setup.budget)):
+        candidates = score_in_full(candidates, wanted, setup, bench)
     if not any(c.measured for c in candidates):
         raise UnsupportedModel("no candidate could be measured", got="; ".join(dict.fromkeys(str(c.reason) for c in candidates))[:600])
     setup.progress.working("measuring the finalists side by side" if given is None else "measuring the files side by side")
@@ -110,7 +110,8 @@ def conclude(
         candidates = score_in_full(candidates, wanted, setup, bench)
         final = _finals(setup, prepared, reference, candidates, given)
     judged = _judged(setup, bench, final, reference, given)
-    everything, chosen, verdict = judged.candidates, judged.turn.candidate, judged.turn.verdict
+    chosen, verdict = judged.turn.candidate, judged.turn.verdict
+    final = replace(final, candidates=mark_frontier(put_aside(judged.candidates, chosen)))
     return RunRecord(
         **{**facts, "data": _with_order(facts["data"], bench)},
         version=version(),
@@ -128,19 +129,19 @@ def conclude(
         reference_torch_latency=final.torch_latency[reference],
         reference_weight_bytes=prepared[reference].record.cost.weight_bytes,
         scales=tuple(replace(p.record, torch_latency=final.torch_latency[name]) for name, p in prepared.items()),
-        candidates=everything,
+        candidates=final.candidates,
         chosen=chosen.id,
         feasible=final.fits and verdict.judgement != "refused",
         speedup=final.speedup(chosen, reference),
         verdict=verdict,
         unproved=judged.unproved,
-        relaxations=() if final.fits else relaxations(everything, setup.budget),
+        relaxations=() if final.fits else relaxations(final.candidates, setup.budget),
         warnings=(*setup.warnings, *_unraced(setup, bench)),
         searched=given is None,
         explanation=_explained(setup, prepared, reference, final, chosen, expected, judged.unproved) if given is None else None,
         file_speedup=final.file_speedup,
-        examples_evaluated=sum(c.evaluated or 0 for c in everything),
-        examples_in_full=sum(c.in_full or 0 for c in everything),
+        examples_evaluated=sum(c.evaluated or 0 for c in final.candidates),
+        examples_in_full=sum(c.in_full or 0 for c in final.candidates),
     )
 
 
@@ -169,6 +170,7 @@ def _judged(setup: Setup, bench: Bench, final: _Final, reference: str, given: st
     def take(candidate: Candidate) -> Turn:
         setup.progress.working(f"{candidate.plan.scale}: {candidate.plan.label}: judging{' on the test split' if tests else ''}")
         if candidate.id not in closely:
+            (candidate,) = score_in_full([candidate], [candidate] if candidate.unread else [], setup, bench)
             everything[candidate.id] = candidate = _with(candidate, memory=_memory(setup, bench, candidate))
         turns[candidate.id] = of_test(setup, bench, candidate, final.latency_bounds(candidate), reference, look=tests)
         return turns[candidate.id]
@@ -244,7 +246,7 @@ def _finals(setup: Setup, prepared: dict[str, Prepared], reference: str, candida
     beside = _beside(setup, prepared, reference, candidates, finalists) if given is None else []
     timed = _time(setup, prepared, [*finalists, *beside])
     names = frozenset(c.id for c in [*finalists, *beside])
-    updated = mark_frontier([_timed(c, timed, reference) if c.id in names else c for c in candidates])
+    updated = tuple(_timed(c, timed, reference) if c.id in names else c for c in candidates)
     closely = [c for c in updated if c.id in names and given in (None, c.id)]
     best_now = best(closely, setup.budget)
     chosen = best_now or nearest(closely, setup.budget)

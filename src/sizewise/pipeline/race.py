@@ -14,7 +14,7 @@ from sizewise.evaluate.racing import RACING_ERROR, Hurdle, Lap, ScoreRange, laps
 from sizewise.evaluate.scoring import Call, quality
 from sizewise.pipeline.store import load_scores
 from sizewise.report._format import limit_value, plan_name
-from sizewise.search.frontier import largest_drops, limits_quality
+from sizewise.search.frontier import best, largest_drops, limits_quality
 from sizewise.search.rivals import Costs, opponents, outranked
 from sizewise.types import Budget, Candidate, Limit, Quality
 
@@ -53,6 +53,7 @@ class FileRace:
         scores: all of them in the split's order; None where it was stopped early.
         evaluated: how many.
         status: of its candidate.
+        lap: the last one, where it was stopped early.
         reason: why it was stopped early, or None.
         beaten_by: id of a candidate that is surely as good, where that is the reason.
         most_chance: of a proof, where the reason is that it is too small for the costs.
@@ -62,6 +63,7 @@ class FileRace:
     scores: Scores | None
     evaluated: int
     status: Literal["measured", "stopped", "beaten"] = "measured"
+    lap: Lap | None = None
     reason: str | None = None
     beaten_by: str | None = None
     most_chance: float | None = None
@@ -125,7 +127,11 @@ def race_module(call: Call, bench: "Bench") -> ModuleRace:
 
 
 def race_file(call: Call, costs: Costs, folder: Path, bench: "Bench", rivals: Sequence[Candidate]) -> FileRace:
-    """Score a file until everything is read, or it cannot be chosen any more.
+    """Score a file until everything is read, or it cannot be chosen any more, or it may be and what is left can only make it worse.
+
+    Then there is no need to read on until it is to be chosen (`settle.py`): the best of all files comes out the same if those that promise
+    most are read to their end first, one after the other, until the best of all is one of them. As long as nothing fits a file has
+    nothing to wait for.
 
     Args:
         call: the file.
@@ -137,25 +143,29 @@ def race_file(call: Call, costs: Costs, folder: Path, bench: "Bench", rivals: Se
     winner = outranked(costs, rivals, bench.budget)
     opponent = next(iter(opponents(costs, rivals, bench.budget)), None)
     hurdles = _hurdles(bench, opponent, folder)
+    waits = limits_quality(bench.budget) and best(rivals, bench.budget) is not None
     if not winner and (not hurdles or not np.isfinite(bench.metric.best)):
         found, scores = bench.quality_of(call)
         return FileRace(found, scores, len(scores))
     for lap in _laps(call, bench, hurdles):
         if lap.whole:
-            scores = lap.in_order()
+            scores = bench.sample.order.restored(lap.scores)
             return FileRace(quality(scores, bench.metric, bench.reference_scores), scores, len(scores))
+        seen = FileRace(_seen(lap, bench), None, len(lap.scores), lap=lap)
         if lap.broken and lap.broken.hurdle.name != RIVAL:
-            return FileRace(_seen(lap, bench), None, len(lap.scores), "stopped", _broken_limit(lap, bench))
+            return replace(seen, status="stopped", reason=_broken_limit(lap, bench))
         if lap.broken and opponent:
             reason = f"{_after(lap, bench)}: {plan_name(opponent.plan)} is surely as good{_at_what(bench.budget)}"
-            return FileRace(_seen(lap, bench), None, len(lap.scores), "beaten", reason, opponent.id)
+            return replace(seen, status="beaten", reason=reason, beaten_by=opponent.id)
         if winner:
             reason = f"{_after(lap, bench)}: {plan_name(winner.plan)} fits the budget and is chosen first by its costs"
-            return FileRace(_seen(lap, bench), None, len(lap.scores), "beaten", reason)
+            return replace(seen, status="beaten", reason=reason)
         chance = _most_chance(lap, hurdles[0], bench) if rivals else None
         if chance is not None and (chosen := outranked(costs, rivals, bench.budget, chance)):
             reason = f"{_after(lap, bench)}: {plan_name(chosen.plan)} is chosen first: here a proof has a chance of at most {chance:.0%}"
-            return FileRace(_seen(lap, bench), None, len(lap.scores), "beaten", reason, most_chance=chance)
+            return replace(seen, status="beaten", reason=reason, most_chance=chance)
+        if waits and bench.sample.order.can_only_lose(lap.parts):
+            return seen
     raise AssertionError("the last lap is whole")
 
 

@@ -16,6 +16,7 @@ from sizewise.errors import ParityError, PreconditionError, UnsupportedModel
 from sizewise.evaluate.metrics import Metric
 from sizewise.evaluate.paired import median_interval
 from sizewise.evaluate.proof import level_after, look_level, proof_chance
+from sizewise.evaluate.racing import Order
 from sizewise.evaluate.sampling import Sample
 from sizewise.evaluate.scoring import Call, Split, margins, measure_parity, module_call, quality, score
 from sizewise.files import write_bytes
@@ -42,7 +43,7 @@ __all__ = ["Bench", "attempt", "beside_reference", "complete", "hopeless", "make
 
 Scores = Float[ndarray, " n"]
 FILE, REFERENCE = "file", "reference"
-SCORES = "scores.npy"
+SCORES, READ = "scores.npy", "read.npy"  # of the whole split in its order; places and scores of a part as it was read
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,12 @@ class Bench:
         return quality(scores, self.metric, self.reference_scores), scores
 
     def with_chances(self, candidate: Candidate) -> Candidate:
-        """A measured candidate, and how probable it is that the test split proves its quality limits."""
+        """A measured candidate, and how probable it is that the test split proves its quality limits, at most where it was read in part."""
         assert candidate.measured is not None
         found = candidate.measured.quality
+        if candidate.unread:  # what is left can only lose: nothing, then
+            found = replace(found, score=replace(found.score, n=len(self.reference_scores)))
+            found = replace(found, drop=replace(found.drop, n=len(self.reference_scores)) if found.drop else None)
         first, later = (proof_chance(found, self.budget, self.test_examples, level) for level in (self.level, level_after(self.level)))
         return replace(candidate, proof_chance=first, later_chance=later)
 
@@ -198,12 +202,17 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Se
 
 
 def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
-    """Score the file of a candidate that was stopped early on the whole validation split after all."""
-    assert candidate.partly is not None
+    """Score the file of a candidate on what it was not scored on of the validation split, because its evaluation was stopped early."""
+    figures = candidate.measured or candidate.partly
+    assert figures is not None
     assert candidate.artefact is not None
     runner = bench.runtime.load(folder / candidate.artefact.path, threads=bench.threads)
-    found, scores = bench.quality_of(runner)
+    order = bench.sample.order
+    done, seen = _read(folder, order)
+    added = bench.sample.scores(runner, bench.metric, bench.reference_call, done, len(order.parts))
+    scores = order.restored(np.concatenate([seen, added]))
     save_scores(folder / SCORES, scores)
+    (folder / READ).unlink(missing_ok=True)
     whole = replace(
         candidate,
         status="measured",
@@ -211,10 +220,19 @@ def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
         beaten_by=None,
         most_chance=None,
         partly=None,
-        measured=replace(candidate.partly, quality=found),
-        evaluated=(candidate.evaluated or 0) + len(scores),
+        unread=0,
+        measured=replace(figures, quality=quality(scores, bench.metric, bench.reference_scores)),
+        evaluated=(candidate.evaluated or 0) + len(added),
     )
     return bench.with_chances(whole)
+
+
+def _read(folder: Path, order: Order) -> tuple[int, Scores]:
+    """How many parts of the validation split a race read, and their scores; none where nobody kept them, or the order was another."""
+    path = folder / READ
+    places, scores = load_scores(path) if path.is_file() else np.empty((2, 0))
+    done = order.parts_with(places.astype(int))
+    return done, scores if done else scores[:0]
 
 
 def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Path, bench: Bench, rivals: Sequence[Candidate]) -> Candidate:
@@ -238,8 +256,9 @@ def _told_of(same: Candidate, candidate: Candidate, folder: Path, bench: Bench) 
     """What is known of another candidate's file goes for these same bytes, too, without a second measurement."""
     assert candidate.artefact is not None
     why = f"byte for byte the file of {plan_name(same.plan)}"
-    if same.measured is not None:
-        save_scores(folder / SCORES, load_scores(folder.parent / same.id / SCORES))
+    for name in (SCORES, READ):
+        if (known := folder.parent / same.id / name).is_file():
+            save_scores(folder / name, load_scores(known))
     return replace(
         same,
         id=candidate.id,
@@ -294,10 +313,13 @@ def _raced(candidate: Candidate, costs: _Costs, parity: Parity, raced: FileRace,
     )
     evaluated, in_full = (candidate.evaluated or 0) + raced.evaluated, (candidate.in_full or 0) + len(bench.reference_scores)
     candidate = replace(candidate, status=raced.status, reason=raced.reason, evaluated=evaluated, in_full=in_full)
-    if raced.scores is None:
+    if raced.scores is not None:
+        save_scores(path.with_name(SCORES), raced.scores)
+    if raced.lap is not None:
+        save_scores(path.with_name(READ), np.stack([raced.lap.examples.astype(float), raced.lap.scores]))
+    if raced.status != "measured":
         return replace(candidate, partly=measured, beaten_by=raced.beaten_by, most_chance=raced.most_chance)
-    save_scores(path.with_name(SCORES), raced.scores)
-    return bench.with_chances(replace(candidate, measured=measured))
+    return bench.with_chances(replace(candidate, measured=measured, unread=len(bench.reference_scores) - raced.evaluated))
 
 
 def measure_memory(bench: Bench, path: Path, times: int) -> Interval:
@@ -311,4 +333,5 @@ def outcome(candidate: Candidate) -> str:
     if candidate.measured is None:
         return f"{candidate.status}: {candidate.reason}"
     m = candidate.measured
-    return f"{m.quality.metric} {m.quality.score.value:.4f}, {format_seconds(m.latency.value)}, {format_bytes(m.size_bytes)}"
+    so_far = " as far as it was read" if candidate.unread else ""
+    return f"{m.quality.metric} {m.quality.score.value:.4f}{so_far}, {format_seconds(m.latency.value)}, {format_bytes(m.size_bytes)}"

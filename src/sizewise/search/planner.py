@@ -372,7 +372,8 @@ class Planner:
     def _observed(self, point: Point, candidate: Candidate) -> Observation | None:
         """What a candidate says, be it that its loss is too large; None where it says nothing."""
         if candidate.measured is not None:
-            return Observation(point, *observed_figures(candidate.measured, self._reference, self._pace))
+            off = self._off(candidate.measured.quality) if candidate.unread else 0.0
+            return Observation(point, *observed_figures(candidate.measured, self._reference, self._pace), loss_sd=off)
         if candidate.partly is not None:
             figures = observed_figures(candidate.partly, self._reference, self._pace)
             return Observation(point, *figures, loss_sd=self._off(candidate.partly.quality))

@@ -63,7 +63,7 @@ def breaks_costs(costs: Costs, budget: Budget) -> bool:
 
 
 def opponents(costs: Costs, others: Sequence[Candidate], budget: Budget) -> tuple[Candidate, ...]:
-    """The measured candidates whose quality a file of these costs must exceed to win, the best in quality first.
+    """The candidates, scored in full, whose quality a file of these costs must exceed to win, the best in quality first.
 
     Under a quality limit those that surely cost no more, in latency and in size: if one of them is as good, it is chosen before the
     file where it fits, and where it does not, the file does not either. Without such a limit the best that fits.
@@ -71,7 +71,7 @@ def opponents(costs: Costs, others: Sequence[Candidate], budget: Budget) -> tupl
     if not limits_quality(budget):
         leader = best(others, budget)
         return (leader,) if leader is not None else ()
-    found = [(c.measured.quality, c) for c in others if c.measured and _costs_no_more(c.measured, costs)]
+    found = [(c.measured.quality, c) for c in others if c.measured and not c.unread and _costs_no_more(c.measured, costs)]
     ordered = sorted(found, key=lambda pair: (-pair[0].score.value if pair[0].higher_is_better else pair[0].score.value, pair[1].id))
     return tuple(c for _, c in ordered)
 

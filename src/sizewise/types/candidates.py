@@ -62,8 +62,9 @@ class Candidate:
 
     Attributes:
         id: also the folder under `trials/`.
-        status: measured, on the whole validation split; stopped (its quality surely breaks a limit, see reason); beaten (another
-            candidate is better whatever the rest of the validation split says); failed (see reason); untried (time ran out).
+        status: measured, on the whole validation split but for what is `unread`; stopped (its quality surely breaks a limit, see
+            reason); beaten (another candidate is better whatever the rest of the validation split says); failed (see reason); untried
+            (time ran out).
         reason: why it is not measured.
         failed_step: place in the plan of the step that failed; None where none did, or nobody knows which.
         on_frontier: no other measured candidate is at least as good on every count and better on one.
@@ -71,6 +72,8 @@ class Candidate:
         seconds: what trying it took.
         evaluated: validation examples that its module and its file were scored on, together; None where nobody counted.
         in_full: how many that would have been without stopping early.
+        unread: validation examples that a measured file was not scored on yet; they can only make it worse, and are read before it is
+            chosen. Until then its quality is as if they were no worse than the reference's.
         partly: figures of a file whose evaluation was stopped early: its quality is that of the examples seen. Not for choosing.
         unlowered: quality of the module where it was given up before there was a file, as far as the examples read tell; None else.
         beaten_by: id of a candidate that is surely as good, where that is why it is beaten.
@@ -93,6 +96,7 @@ class Candidate:
     seconds: float = 0.0
     evaluated: int | None = None
     in_full: int | None = None
+    unread: int = 0
     partly: Measurement | None = None
     unlowered: Quality | None = None
     beaten_by: str | None = None
