@@ -210,8 +210,10 @@ def test_a_file_that_may_be_chosen_waits_where_what_is_left_can_only_make_it_wor
     order = shuffled([25] * 200, 0, "examples", changeable=np.where(reference == 1, ease, np.inf))
     one = replace(bench(reference), test_examples=5000, sample=Known(order))  # type: ignore[arg-type]
     fair = other(reference, 0.002, 0.01, np.random.default_rng(1), ease)
-    alone = race_file(fair, costs(0.2), tmp_path / "x", one, [])  # type: ignore[arg-type]
-    assert (alone.status, alone.evaluated) == ("measured", 5000), "nothing fits yet"
+    alone = race_file(fair, costs(0.2), tmp_path / "x", one, None)  # type: ignore[arg-type]
+    assert (alone.status, alone.evaluated) == ("measured", 5000)
+    dear = race_file(fair, costs(0.2), tmp_path / "x", replace(one, budget=Budget(max_drop="1 %", latency="1 ms")), [])  # type: ignore[arg-type]
+    assert (dear.status, dear.evaluated) == ("measured", 5000), "it will not be chosen, but may be the nearest"
     leader = finished("leader", 0.3, good, one, tmp_path)
     raced = race_file(fair, costs(0.2), tmp_path / "x", one, [leader])  # type: ignore[arg-type]
     assert (raced.status, raced.scores, raced.evaluated, raced.reason) == ("measured", None, len(order.drawn), None)

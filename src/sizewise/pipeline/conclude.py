@@ -15,7 +15,7 @@ from sizewise.evaluate.paired import median_interval
 from sizewise.evaluate.proof import ERROR, confidence_at
 from sizewise.evaluate.scoring import module_call, quality
 from sizewise.pipeline.scales import Prepared
-from sizewise.pipeline.settle import matter_after_all, put_aside, score_in_full
+from sizewise.pipeline.settle import matter_after_all, score_in_full
 from sizewise.pipeline.setup import Setup, version
 from sizewise.pipeline.trial import Bench, measure_memory
 from sizewise.pipeline.turns import Turn, in_turn, looked_at, of_test, unproved
@@ -111,7 +111,7 @@ def conclude(
         final = _finals(setup, prepared, reference, candidates, given)
     judged = _judged(setup, bench, final, reference, given)
     chosen, verdict = judged.turn.candidate, judged.turn.verdict
-    final = replace(final, candidates=mark_frontier(put_aside(judged.candidates, chosen)))
+    final = replace(final, candidates=mark_frontier(judged.candidates))
     return RunRecord(
         **{**facts, "data": _with_order(facts["data"], bench)},
         version=version(),

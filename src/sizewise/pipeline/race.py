@@ -14,8 +14,8 @@ from sizewise.evaluate.racing import RACING_ERROR, Hurdle, Lap, ScoreRange, laps
 from sizewise.evaluate.scoring import Call, quality
 from sizewise.pipeline.store import load_scores
 from sizewise.report._format import limit_value, plan_name
-from sizewise.search.frontier import best, largest_drops, limits_quality
-from sizewise.search.rivals import Costs, opponents, outranked
+from sizewise.search.frontier import largest_drops, limits_quality
+from sizewise.search.rivals import Costs, breaks_costs, opponents, outranked
 from sizewise.types import Budget, Candidate, Limit, Quality
 
 if TYPE_CHECKING:
@@ -126,24 +126,24 @@ def race_module(call: Call, bench: "Bench") -> ModuleRace:
     return ModuleRace(seen, None)
 
 
-def race_file(call: Call, costs: Costs, folder: Path, bench: "Bench", rivals: Sequence[Candidate]) -> FileRace:
+def race_file(call: Call, costs: Costs, folder: Path, bench: "Bench", rivals: Sequence[Candidate] | None) -> FileRace:
     """Score a file until everything is read, or it cannot be chosen any more, or it may be and what is left can only make it worse.
 
     Then there is no need to read on until it is to be chosen (`settle.py`): the best of all files comes out the same if those that promise
-    most are read to their end first, one after the other, until the best of all is one of them. As long as nothing fits a file has
-    nothing to wait for.
+    most are read to their end first, one after the other, until the best of all is one of them.
 
     Args:
         call: the file.
         costs: that were measured on it.
         folder: of its candidate; those of `rivals` are beside it.
         bench: what the trials share.
-        rivals: finished candidates that it may lose against.
+        rivals: finished candidates that it may lose against; None for a file that is tried alone, which is scored in full.
     """
+    alone, rivals = rivals is None, rivals or ()
     winner = outranked(costs, rivals, bench.budget)
     opponent = next(iter(opponents(costs, rivals, bench.budget)), None)
     hurdles = _hurdles(bench, opponent, folder)
-    waits = limits_quality(bench.budget) and best(rivals, bench.budget) is not None
+    waits = not alone and limits_quality(bench.budget) and not breaks_costs(costs, bench.budget)
     if not winner and (not hurdles or not np.isfinite(bench.metric.best)):
         found, scores = bench.quality_of(call)
         return FileRace(found, scores, len(scores))

@@ -10,13 +10,12 @@ from dataclasses import replace
 
 from sizewise.pipeline.setup import Setup
 from sizewise.pipeline.trial import Bench, complete
-from sizewise.report._format import plan_name
 from sizewise.search.frontier import best, nearest, relaxations
 from sizewise.search.rivals import settled
 from sizewise.search.spare import spare_of
 from sizewise.types import Budget, Candidate
 
-__all__ = ["matter_after_all", "put_aside", "score_in_full"]
+__all__ = ["matter_after_all", "score_in_full"]
 
 
 def matter_after_all(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
@@ -48,27 +47,3 @@ def score_in_full(candidates: Sequence[Candidate], wanted: Sequence[Candidate], 
             setup.store.save_candidate(candidate)
         found.append(candidate)
     return found
-
-
-def put_aside(candidates: Sequence[Candidate], chosen: Candidate) -> list[Candidate]:
-    """All candidates, those that were not read to their end told as beaten by what is chosen though what is left cannot speak for them."""
-    return [_beaten(c, chosen) if c.unread else c for c in candidates]
-
-
-def _beaten(candidate: Candidate, chosen: Candidate) -> Candidate:
-    assert candidate.measured is not None
-    read = candidate.measured.quality.score.n
-    reason = f"dropped after {read:,} of {read + candidate.unread:,} validation examples: {plan_name(chosen.plan)} is chosen first"
-    if candidate.proof_chance is not None:
-        reason += f": here a proof has a chance of at most {candidate.proof_chance:.0%}"
-    return replace(
-        candidate,
-        status="beaten",
-        reason=reason,
-        partly=candidate.measured,
-        measured=None,
-        unread=0,
-        most_chance=candidate.proof_chance,
-        proof_chance=None,
-        later_chance=None,
-    )

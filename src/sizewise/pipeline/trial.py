@@ -167,7 +167,7 @@ def run_trial(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: 
         return Candidate(id=folder.name, plan=plan, status="failed", reason=reason, failed_step=error.step, seconds=seconds)
 
 
-def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Sequence[Candidate] = ()) -> Candidate:
+def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Sequence[Candidate] | None = None) -> Candidate:
     """Try one plan on a scale's float module.
 
     Args:
@@ -175,7 +175,7 @@ def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Se
         plan: what to do to it.
         folder: for the candidate's files.
         bench: what the trials share.
-        rivals: finished candidates that it may lose against before all is known.
+        rivals: finished candidates that it may lose against before all is known; None where it is tried alone, and scored in full.
 
     Raises:
         UnsupportedModel: a step or the runtime cannot treat the model.
@@ -206,11 +206,7 @@ def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
     figures = candidate.measured or candidate.partly
     assert figures is not None
     assert candidate.artefact is not None
-    runner = bench.runtime.load(folder / candidate.artefact.path, threads=bench.threads)
-    order = bench.sample.order
-    done, seen = _read(folder, order)
-    added = bench.sample.scores(runner, bench.metric, bench.reference_call, done, len(order.parts))
-    scores = order.restored(np.concatenate([seen, added]))
+    scores, added = _all_scores(candidate.artefact, folder, bench)
     save_scores(folder / SCORES, scores)
     (folder / READ).unlink(missing_ok=True)
     whole = replace(
@@ -222,9 +218,24 @@ def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
         partly=None,
         unread=0,
         measured=replace(figures, quality=quality(scores, bench.metric, bench.reference_scores)),
-        evaluated=(candidate.evaluated or 0) + len(added),
+        evaluated=(candidate.evaluated or 0) + added,
     )
     return bench.with_chances(whole)
+
+
+def _all_scores(artefact: Artefact, folder: Path, bench: Bench) -> tuple[Scores, int]:
+    """Scores of a file on the whole validation split, and on how many examples it had to be scored for them."""
+    for other in bench.finished():
+        if (
+            other.artefact is not None
+            and other.artefact.sha256 == artefact.sha256
+            and (known := folder.parent / other.id / SCORES).is_file()
+        ):
+            return load_scores(known), 0
+    runner, order = bench.runtime.load(folder / artefact.path, threads=bench.threads), bench.sample.order
+    done, seen = _read(folder, order)
+    added = bench.sample.scores(runner, bench.metric, bench.reference_call, done, len(order.parts))
+    return order.restored(np.concatenate([seen, added])), len(added)
 
 
 def _read(folder: Path, order: Order) -> tuple[int, Scores]:
@@ -235,7 +246,9 @@ def _read(folder: Path, order: Order) -> tuple[int, Scores]:
     return done, scores if done else scores[:0]
 
 
-def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Path, bench: Bench, rivals: Sequence[Candidate]) -> Candidate:
+def _lowered(
+    module: nn.Module, applied: Plan, candidate: Candidate, folder: Path, bench: Bench, rivals: Sequence[Candidate] | None
+) -> Candidate:
     artefact = bench.runtime.lower(module, bench.context.example, folder / bench.runtime.file_name)
     runner = bench.runtime.load(folder / artefact.path, threads=bench.scoring_threads or bench.threads)
     parity = measure_parity(module_call(module), runner, bench.validation)
@@ -244,7 +257,7 @@ def _lowered(module: nn.Module, applied: Plan, candidate: Candidate, folder: Pat
     made = made_here(artefact, bench.runtime, bench.reference_name, bench.threads)
     write_bytes(folder / "plan.json", to_json(SavedPlan(plan=applied, runtime=bench.runtime.name, scheme=bench.runtime.scheme, made=made)))
     candidate = replace(candidate, artefact=artefact)
-    same = next((c for c in rivals if c.artefact and c.artefact.sha256 == artefact.sha256 and (c.measured or c.partly)), None)
+    same = next((c for c in rivals or () if c.artefact and c.artefact.sha256 == artefact.sha256 and (c.measured or c.partly)), None)
     if same is not None:
         return _told_of(same, candidate, folder, bench)
     costs = _costs(artefact, runner, folder, bench)

@@ -132,7 +132,7 @@ def _stage(record: RunRecord, gain: Gain) -> Stage:
     candidate = record.candidate(gain.after)
     file = figures_of(candidate)
     assert file is not None
-    seen = f"quality of {fmt.plural(file.quality.score.n, 'example')}" if candidate.measured is None else ""
+    seen = f"quality of {fmt.plural(file.quality.score.n, 'example')}" if candidate.measured is None or candidate.unread else ""
     return Stage(
         levers=gain.levers,
         latency_s=file.latency.value if gain.after == record.chosen else file.latency_ratio * record.reference_torch_latency.value,
@@ -198,7 +198,8 @@ def _why_tried(record: RunRecord, neighbour: Neighbour, candidate: Candidate) ->
         return f"is further from the budget: breaks {broken}"
     if neighbour.why == "unsure":
         ours, its = (_percent(c.proof_chance or 0.0) for c in (record.winner, candidate))
-        return f"fits, but the test split would prove that with a chance of {its} only, not {ours}"
+        only = "at most" if candidate.unread else "only"
+        return f"fits, but the test split would prove that with a chance of {its} {only}, not {ours}"
     if neighbour.why == "unproved":
         return f"fits, but the test split did not prove it{_side_by_side(neighbour)}"
     if neighbour.why == "close":

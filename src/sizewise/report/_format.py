@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sizewise.types import Interval, Limit, Plan
+from sizewise.types import Candidate, Interval, Limit, Plan
 from sizewise.units import format_bytes, format_count, format_points, format_seconds
 
 __all__ = [
+    "at_best",
     "at_limit",
     "drop",
     "drop_value",
@@ -62,6 +63,11 @@ def quality_value(value: float, metric: str) -> str:
 def quality(figure: Interval, metric: str) -> str:
     """A quality with its interval: "97.50 % [95.51, 98.63]"."""
     return interval(figure, lambda value: quality_value(value, metric))
+
+
+def at_best(candidate: Candidate, text: str) -> str:
+    """A quality of a candidate in words, which is its best where a part of validation is unread."""
+    return f"at best {text}" if candidate.unread else text
 
 
 def drop_value(value: float, metric: str, *, signed: bool = True) -> str:

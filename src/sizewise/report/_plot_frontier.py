@@ -85,7 +85,7 @@ def _hover(candidate: Candidate, m: Measurement) -> str:
             fmt.plan_name(candidate.plan),
             fmt.interval(m.latency, format_seconds),
             f"{format_bytes(m.size_bytes)} on disk, {fmt.interval(m.memory, format_bytes)} memory",
-            f"{m.quality.metric} {fmt.quality(m.quality.score, m.quality.metric)}",
+            f"{m.quality.metric} {fmt.at_best(candidate, fmt.quality(m.quality.score, m.quality.metric))}",
             "on the frontier" if candidate.on_frontier else "not on the frontier",
         )
     )

@@ -99,7 +99,7 @@ def racing(record: RunRecord) -> str:
     some, everything = record.examples_evaluated, record.examples_in_full
     if not some or not everything or some >= everything:
         return ""
-    return f"Scored on {some:,} validation examples instead of {everything:,}: what could not be chosen any more was stopped early."
+    return f"Scored on {some:,} validation examples instead of {everything:,}: what was not to be chosen was not read to its end."
 
 
 def search(record: RunRecord) -> str:

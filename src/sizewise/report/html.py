@@ -119,9 +119,11 @@ def _candidates(record: RunRecord) -> Html:
     marked = [index for index, (c, _) in enumerate(rows) if c.id == record.chosen]
     ratio = f"To reference: latency over that of {record.reference} as a float PyTorch module, timed in the same rounds. "
     top1 = "Same top-1: how often the file and the torch module it was made from name the same class. Quality is on validation."
+    best = "At best: the rest of validation can only make it worse, and is read where that matters."
+    part = best if any(c.unread for c, _ in rows) else ""
     return section(
         f"All {fmt.plural(len(record.candidates), 'candidate')}",
-        paragraph(" ".join(part for part in (story.search(record), ratio + top1, story.racing(record)) if part), class_="soft"),
+        paragraph(" ".join(filter(None, (story.search(record), ratio + top1, part, story.racing(record)))), class_="soft"),
         table(head, (_measured_row(c, m, record.chosen) for c, m in rows), numbers=head[2:], marked=marked, label="Measured candidates"),
         _unmeasured([c for c in record.candidates if c.measured is None]),
     )
@@ -156,6 +158,7 @@ def _spent(c: Candidate) -> str:
 
 def _measured_row(c: Candidate, m: Measurement, chosen: str) -> tuple[object, ...]:
     marks = ["chosen"] * (c.id == chosen) + ["frontier"] * c.on_frontier
+    marks += [f"on {m.quality.score.n:,} of {m.quality.score.n + c.unread:,} examples"] if c.unread else []
     agreement = m.parity.top1_agreement
     return (
         _name(c),
@@ -164,7 +167,7 @@ def _measured_row(c: Candidate, m: Measurement, chosen: str) -> tuple[object, ..
         f"{m.latency_ratio:.3g}",
         format_bytes(m.size_bytes),
         stacked(fmt.interval(m.memory, format_bytes)),
-        stacked(fmt.quality(m.quality.score, m.quality.metric)),
+        stacked(fmt.at_best(c, fmt.quality(m.quality.score, m.quality.metric))),
         stacked(fmt.drop(m.quality.drop, m.quality.metric)),
         "" if agreement is None else f"{100 * agreement:.1f} %",
         _spent(c),

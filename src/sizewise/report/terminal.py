@@ -126,7 +126,7 @@ def _frontier_row(record: RunRecord, candidate: Candidate, measured: Measurement
         fmt.plan_name(candidate.plan),
         fmt.limit_value("latency", measured.latency.value, metric),
         format_bytes(measured.size_bytes),
-        fmt.quality_value(measured.quality.score.value, metric),
+        fmt.at_best(candidate, fmt.quality_value(measured.quality.score.value, metric)),
         fmt.drop_value(drop.value, metric) if drop else "",
     )
 
