@@ -33,10 +33,12 @@ class SizewiseError(Exception):
 
     Attributes:
         step: place of the step of a plan that raised it; None where it was none.
+        reach: the highest rate that can be reached, where one was asked for that cannot; None else.
     """
 
     exit_code = 70
     step: int | None = None
+    reach: float | None = None
 
     def __init__(
         self,

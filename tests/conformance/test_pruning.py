@@ -325,7 +325,8 @@ def test_more_than_can_go_is_refused_and_says_how_much_can(name: str) -> None:
     case = make(name)
     with pytest.raises(PreconditionError, match="cannot be removed") as caught:
         sizewise.prune_model(case.model, 0.9999, example_inputs=case.example)
-    assert "%" in str(caught.value.got)
+    assert caught.value.reach is not None
+    assert f"{100 * caught.value.reach:.1f} %" in str(caught.value.got)
     assert caught.value.hint
 
 

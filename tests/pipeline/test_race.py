@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from sizewise.evaluate.metrics import METRICS, Metric
 from sizewise.evaluate.proof import proof_chance
 from sizewise.evaluate.racing import RACING_ERROR, Order, shuffled
 from sizewise.evaluate.scoring import Split, quality
+from sizewise.pipeline import turns
 from sizewise.pipeline.race import race_file, race_module
 from sizewise.pipeline.settle import matter_after_all
 from sizewise.pipeline.store import save_scores
@@ -22,7 +24,7 @@ from sizewise.pipeline.trial import Bench
 from sizewise.protocols import Context, Inputs
 from sizewise.search.frontier import best
 from sizewise.testing import NullRuntime
-from sizewise.types import Budget, Candidate, Interval, Measurement, Parity, Plan, Quality
+from sizewise.types import Budget, Candidate, Interval, Judgement, LimitVerdict, Measurement, Parity, Plan, Quality, Verdict
 
 LIMIT = Budget(max_drop="1 %")
 Scores = np.ndarray
@@ -227,6 +229,38 @@ def test_a_file_that_may_be_chosen_waits_where_what_is_left_can_only_make_it_wor
     assert matter_after_all([leader, read], LIMIT) == []
     alike = replace(one, sample=Known(shuffled([25] * 200, 0, "examples")))  # type: ignore[arg-type]
     assert race_file(fair, costs(0.2), tmp_path / "x", alike, [leader]).evaluated == 5000  # type: ignore[arg-type]
+
+
+def verdict(judgement: Judgement) -> Verdict:
+    row = LimitVerdict(limit="max_drop", judgement=judgement, figure=Interval.exact(0), allowed=0.01, reason="")
+    return Verdict(judgement=judgement, limits=(row,))
+
+
+def test_a_file_that_waits_is_read_to_its_end_before_a_look_is_spent_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "looks_of", lambda _: SimpleNamespace(next_level=0.008))
+    monkeypatch.setattr(turns, "looked_at", lambda *_: False)
+    reference, good = population(5000, 0.0)
+    one = replace(bench(reference), test_examples=5000)
+    safe = finished("safe", 0.5, good, one, tmp_path)
+    ends = {
+        name: finished(name, latency, other(reference, drop, 0.01, np.random.default_rng(1)), one, tmp_path)
+        for name, latency, drop in (("first", 0.2, 0.009), ("bold", 0.3, 0.008))
+    }
+    waits = replace(safe, id="bold", measured=replace(costs(0.3), quality=safe.measured.quality), unread=3000)  # type: ignore[union-attr]
+    read: list[str] = []
+
+    def take(candidate: Candidate) -> turns.Turn:
+        assert candidate.id == "safe", "the bold one is seen to be doubtful before"
+        return turns.Turn(candidate, verdict("proved"))
+
+    def whole(candidate: Candidate) -> Candidate:
+        read.append(candidate.id)
+        return ends[candidate.id]
+
+    first = turns.Turn(ends["first"], verdict("undecided"))
+    found = turns.in_turn(first, [waits, safe], SimpleNamespace(budget=LIMIT), one, take, whole)  # type: ignore[arg-type]
+    assert found.candidate.id == "safe"
+    assert read == ["bold"]
 
 
 def test_a_file_that_is_no_better_than_a_cheaper_one_is_beaten(tmp_path: Path) -> None:

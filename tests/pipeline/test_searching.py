@@ -1,8 +1,9 @@
 """A search by several workers, which may end their trials in whatever order: what it tries goes by the order of choice alone."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -12,6 +13,7 @@ import pytest
 from tests.search.spaces import BASES, REFERENCE, goal, measured, small_space
 
 from sizewise.evaluate.metrics import find_metric
+from sizewise.pipeline import searching
 from sizewise.pipeline.searching import Limits, mild_points, search
 from sizewise.pipeline.store import Store
 from sizewise.protocols import Silent
@@ -19,7 +21,7 @@ from sizewise.search.frontier import best
 from sizewise.search.planner import Planner, Proposal
 from sizewise.search.storage import sqlite_url
 from sizewise.search.study import Study
-from sizewise.types import Budget, Candidate, SearchRecord
+from sizewise.types import Budget, Candidate, Interval, SearchRecord
 
 SPACE = small_space()
 BUDGET = Budget(latency="2.5 ms", size="2 MB", max_drop="1 %")
@@ -136,6 +138,38 @@ def test_it_stops_as_soon_as_something_fits_and_breaks_off_the_rest(study: Study
     assert sum(c.fits(BUDGET) for c in candidates) == 1
     assert not hands.busy
     assert len(candidates) < len(hands.order), "what was under way is withdrawn"
+
+
+class Partly(Scattered):
+    """Workers that read a part of validation, the rest of which speaks against a file."""
+
+    def next(self) -> tuple[Proposal, Candidate]:
+        ended, candidate = super().next()
+        assert candidate.measured is not None
+        better = replace(candidate.measured.quality, drop=Interval.exact(0.0))
+        return ended, replace(candidate, measured=replace(candidate.measured, quality=better), unread=500)
+
+
+def test_what_ends_the_search_at_its_target_is_read_to_its_end(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def score_in_full(candidates: Sequence[Candidate], wanted: Sequence[Candidate], *_: Any) -> list[Candidate]:
+        assert list(candidates) == list(wanted)
+        point = SPACE.find(wanted[0].plan)
+        assert point is not None
+        read.append(wanted[0].id)
+        whole = measured(SPACE, point)
+        assert whole.measured is not None
+        worse = replace(whole.measured.quality, drop=Interval.exact(0.05))
+        return [replace(whole, measured=replace(whole.measured, quality=worse)) if len(read) < 3 else whole]
+
+    monkeypatch.setattr(searching, "score_in_full", score_in_full)
+    candidates, record = searched(study, Partly(1), Limits(30, stop_at_target=True))
+    assert record.ended == "target"
+    (reached,) = (c for c in candidates if c.fits(BUDGET) and not c.unread)
+    assert read[-1] == reached.id
+    assert len(read) >= 3, "the first fit as far as they were read only"
+    assert not any(c.fits(BUDGET) for c in candidates if c.id in read[:-1])
 
 
 def test_when_it_is_late_what_is_under_way_is_ended_and_nothing_begins(study: Study) -> None:

@@ -1,6 +1,7 @@
 """Plans that failed say what cannot be done, and no more than that."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tests.search.spaces import measured, small_space
 
@@ -49,6 +50,19 @@ def test_a_step_that_fails_after_pruning_is_out_there_first_and_everywhere_after
     assert excluded(done, point("large", low_rank="0.4"))
     assert not excluded(done, point("large", low_rank="0.2"))
     assert not excluded(done, point("large", pruned="0.5", precision="int8"))
+
+
+def test_a_step_that_says_how_far_it_could_have_gone_rules_out_what_is_beyond_that() -> None:
+    at = point("large", pruned="0.5", low_rank="0.4")
+    told = {at: replace(failed(at, "low_rank"), failed_reach=0.15)}
+    assert excluded(told, point("large", pruned="0.5", low_rank="0.2")), "more than it could have had"
+    assert not excluded(told, point("large", pruned="0.4", low_rank="0.2"))
+    assert excluded(told, point("large", low_rank="0.4")), "far more, which pruning before it hardly explains"
+    assert not excluded(told, point("large", low_rank="0.2"))
+    less = {at: replace(failed(at, "low_rank"), failed_reach=0.02)}
+    assert excluded(less, point("large", low_rank="0.2"))
+    assert not excluded(less, point("large", pruned="0.5"))
+    assert not excluded(less, point("small", pruned="0.5", low_rank="0.4"))
 
 
 def test_pruning_is_not_blamed_for_what_fails_after_it() -> None:

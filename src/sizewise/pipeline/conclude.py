@@ -170,16 +170,19 @@ def _judged(setup: Setup, bench: Bench, final: _Final, reference: str, given: st
     def take(candidate: Candidate) -> Turn:
         setup.progress.working(f"{candidate.plan.scale}: {candidate.plan.label}: judging{' on the test split' if tests else ''}")
         if candidate.id not in closely:
-            (candidate,) = score_in_full([candidate], [candidate] if candidate.unread else [], setup, bench)
             everything[candidate.id] = candidate = _with(candidate, memory=_memory(setup, bench, candidate))
         turns[candidate.id] = of_test(setup, bench, candidate, final.latency_bounds(candidate), reference, look=tests)
         return turns[candidate.id]
+
+    def read(candidate: Candidate) -> Candidate:
+        (everything[candidate.id],) = score_in_full([candidate], [candidate], setup, bench)
+        return everything[candidate.id]
 
     turn = take(everything[final.chosen.id])
     if given is not None:
         return _Judged(turn, tuple(everything.values()), ())
     if tests:
-        turn = in_turn(turn, final.finalists, setup, bench, take)
+        turn = in_turn(turn, final.finalists, setup, bench, take, read)
     before = [c for c in everything.values() if c.id not in turns and looked_at(setup, c)]
     looked = [*turns.values(), *(of_test(setup, bench, c, final.latency_bounds(c), reference) for c in before)]
     return _Judged(turn, tuple(everything.values()), unproved(looked, turn.candidate))

@@ -292,11 +292,21 @@ def _ended(run: _Run, limits: Limits) -> Ended | None:
 
 def _reached(run: _Run) -> bool:
     """Whether something fits, and will probably be proved to."""
-    ended = [*run.done, *run.ended.values()]
-    found = best(ended, run.setup.budget)
-    if found is None or found.proof_chance is None:
-        return found is not None
-    return any(has_margin(c) and c.fits(run.setup.budget) for c in ended)
+    while True:
+        ended = [*run.done, *run.ended.values()]
+        found = best(ended, run.setup.budget)
+        reached = [c for c in ended if c.fits(run.setup.budget) and (has_margin(c) or (c == found and c.proof_chance is None))]
+        if not reached or not all(c.unread for c in reached):
+            return bool(reached)
+        _read_on(run, reached[0])
+
+
+def _read_on(run: _Run, candidate: Candidate) -> None:
+    """Score what is to end the search on the whole validation split."""
+    (whole,) = score_in_full([candidate], [candidate], run.setup, run.bench)
+    run.done = [whole if c.id == whole.id else c for c in run.done]
+    run.ended = {point: whole if c.id == whole.id else c for point, c in run.ended.items()}
+    run.planner.correct(whole)
 
 
 def _begin(run: _Run, proposal: Proposal) -> None:

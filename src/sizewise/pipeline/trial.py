@@ -164,7 +164,8 @@ def run_trial(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: 
     except (UnsupportedModel, PreconditionError, ParityError) as error:
         reason = " ".join(str(error).split())
         seconds = time.perf_counter() - begin
-        return Candidate(id=folder.name, plan=plan, status="failed", reason=reason, failed_step=error.step, seconds=seconds)
+        failed = Candidate(id=folder.name, plan=plan, status="failed", reason=reason, failed_step=error.step, failed_reach=error.reach)
+        return replace(failed, seconds=seconds)
 
 
 def attempt(model: nn.Module, plan: Plan, folder: Path, bench: Bench, rivals: Sequence[Candidate] | None = None) -> Candidate:
@@ -225,13 +226,9 @@ def complete(candidate: Candidate, folder: Path, bench: Bench) -> Candidate:
 
 def _all_scores(artefact: Artefact, folder: Path, bench: Bench) -> tuple[Scores, int]:
     """Scores of a file on the whole validation split, and on how many examples it had to be scored for them."""
-    for other in bench.finished():
-        if (
-            other.artefact is not None
-            and other.artefact.sha256 == artefact.sha256
-            and (known := folder.parent / other.id / SCORES).is_file()
-        ):
-            return load_scores(known), 0
+    same = [other.id for other in bench.finished() if other.artefact is not None and other.artefact.sha256 == artefact.sha256]
+    if (known := next((path for name in same if (path := folder.parent / name / SCORES).is_file()), None)) is not None:
+        return load_scores(known), 0
     runner, order = bench.runtime.load(folder / artefact.path, threads=bench.threads), bench.sample.order
     done, seen = _read(folder, order)
     added = bench.sample.scores(runner, bench.metric, bench.reference_call, done, len(order.parts))

@@ -84,7 +84,14 @@ def looked_at(setup: Setup, candidate: Candidate) -> bool:
     return looks.taken(candidate.artefact.sha256)
 
 
-def in_turn(first: Turn, others: Sequence[Candidate], setup: Setup, bench: Bench, take: Callable[[Candidate], Turn]) -> Turn:
+def in_turn(
+    first: Turn,
+    others: Sequence[Candidate],
+    setup: Setup,
+    bench: Bench,
+    take: Callable[[Candidate], Turn],
+    read: Callable[[Candidate], Candidate],
+) -> Turn:
     """The first of all turns that is proved, else the one that came nearest to it.
 
     Args:
@@ -93,9 +100,13 @@ def in_turn(first: Turn, others: Sequence[Candidate], setup: Setup, bench: Bench
         setup: the run.
         bench: what the trials shared.
         take: a turn.
+        read: a candidate that was read in part to its end, before it is its turn.
     """
     best = first
     while best.lacks_proof and (following := _following(others, setup, bench)) is not None:
+        if following.unread:
+            others = [read(c) if c.id == following.id else c for c in others]
+            continue
         turn = take(following)
         best = min(best, turn, key=lambda turn: ORDER.index(turn.verdict.judgement))
     return best

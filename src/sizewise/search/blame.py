@@ -2,6 +2,8 @@
 
 A plan that failed says that some of its parts do not go, alone or together. Where the step is known that failed, it is to blame: at once
 if nothing was shrunk before it, else as soon as a second plan says so, since the first may have been left too little by what came before.
+Where a step says which rate it could have had, all rates beyond that failed, and those far beyond it are to blame at once, whatever came
+before.
 Where no step is known, any of the parts may be at fault that no other plan shows to work; plans with all of them are kept from, and as
 soon as one is left, plans with that one.
 """
@@ -17,6 +19,7 @@ Part = tuple[str, int, str]  # scale, place of the lever, name of the level
 Parts = frozenset[Part]
 GUILTY = 1.0
 ONE_OF_TWO = 0.5
+FAR = 2.5  # times what can be reached: what was shrunk before hardly takes so much of what a step could do
 
 
 def impossible(space: Space, done: Mapping[Point, Candidate]) -> list[Parts]:
@@ -37,8 +40,12 @@ def impossible(space: Space, done: Mapping[Point, Candidate]) -> list[Parts]:
             found.append(_suspects(space, point, fine))
             continue
         before = _shrunk_before(space, point, candidate)
+        culprit = _mildest(space, culprit, beyond=candidate.failed_reach)
         blamed[culprit] = blamed.get(culprit, 0.0) + (ONE_OF_TWO if before else GUILTY)
         found.append(frozenset((culprit, *before)))
+        if candidate.failed_reach is not None:
+            far = _mildest(space, culprit, beyond=FAR * candidate.failed_reach)
+            blamed[far] = max(blamed.get(far, 0.0), GUILTY if _strength(space, far) > FAR * candidate.failed_reach else 0.0)
     return found + [frozenset([part]) for part in blamed if _blame(space, part, blamed) >= GUILTY]
 
 
@@ -58,6 +65,19 @@ def _milder(space: Space, part: Part, than: Part) -> bool:
         return False
     lever = space.levers(part[0])[part[1]]
     return lever.level(part[2]).strength <= lever.level(than[2]).strength if lever.ordered else part == than
+
+
+def _mildest(space: Space, part: Part, *, beyond: float | None) -> Part:
+    """The mildest level of the part's lever that is beyond a rate; the part itself where there is none, or no rate is told."""
+    lever = space.levers(part[0])[part[1]]
+    if beyond is None or not lever.ordered:
+        return part
+    levels = sorted((level for level in lever.levels if level.strength > beyond), key=lambda level: level.strength)
+    return (part[0], part[1], levels[0].name) if levels else part
+
+
+def _strength(space: Space, part: Part) -> float:
+    return space.levers(part[0])[part[1]].level(part[2]).strength
 
 
 def _suspects(space: Space, point: Point, fine: Collection[Point]) -> Parts:

@@ -198,6 +198,12 @@ class Planner:
         figures = self._figures(candidate)
         self.study.tell(proposal.trial, candidate, figures, self._excesses(figures) if figures is not None else {})
 
+    def correct(self, candidate: Candidate) -> None:
+        """What is known better of a plan that was told already; the study keeps what it was told."""
+        point = self.space.find(candidate.plan)
+        if point in self._done:
+            self._done[point] = candidate
+
     def withdraw(self, proposal: Proposal) -> None:
         """A plan whose trial was broken off; it may be tried again."""
         self._under_way.discard(proposal.point)

@@ -67,6 +67,7 @@ class Candidate:
             (time ran out).
         reason: why it is not measured.
         failed_step: place in the plan of the step that failed; None where none did, or nobody knows which.
+        failed_reach: the highest rate that this step could have had after the steps before it, where it failed because of its rate.
         on_frontier: no other measured candidate is at least as good on every count and better on one.
         stored: the small file of its weights; None where weights are stored as they are.
         seconds: what trying it took.
@@ -88,6 +89,7 @@ class Candidate:
     status: Literal["measured", "stopped", "beaten", "failed", "untried"]
     reason: str | None = None
     failed_step: int | None = None
+    failed_reach: float | None = None
     changes: tuple[Change, ...] = ()
     artefact: Artefact | None = None
     measured: Measurement | None = None
