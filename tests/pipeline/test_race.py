@@ -302,6 +302,20 @@ def test_what_is_told_of_a_dropped_file_is_of_the_whole_split() -> None:
     assert score.low < score.value < score.high
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_no_end_of_an_interval_is_better_than_the_best_score(higher: bool, tmp_path: Path) -> None:
+    reference = np.repeat([1.0, 0.0], [1990, 10])
+    candidate = other(reference, 0.002, 0.002, np.random.default_rng(0))
+    metric = METRICS["accuracy"] if higher else replace(METRICS["accuracy"], higher_is_better=False, name="error")
+    scores, good = (reference, candidate) if higher else (1 - reference, 1 - candidate)
+    order = shuffled([25] * 80, 0, "examples", changeable=np.where(reference == 1, np.random.default_rng(0).random(2000), np.inf))
+    one = replace(bench(scores, metric=metric), sample=Known(order))  # type: ignore[arg-type]
+    leader = finished("leader", 0.3, scores, one, tmp_path)
+    found = race_file(good, costs(2.0), tmp_path / "x", one, [leader]).found.score  # type: ignore[arg-type]
+    assert found.n < 2000
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
 def test_a_file_at_the_limit_is_dropped_as_rarely_as_said() -> None:
     dropped, runs = 0, 200
     for seed in range(runs):

@@ -204,8 +204,8 @@ def _seen(lap: Lap, bench: "Bench") -> Quality:
     seen, mean = found.drop, float(np.mean(bench.reference_scores))
     value, share = _lost(lap, bench, bench.reference_scores), max(len(bench.sample.order.drawn), len(lap.scores)) / bench.sample.order.count
     low, high = value - share * (seen.value - seen.low), value + share * (seen.high - seen.value)
-    sign = 1 if found.higher_is_better else -1
-    ends = sorted((mean - sign * low, mean - sign * high))
+    best, sign = bench.metric.best, 1 if found.higher_is_better else -1
+    ends = sorted(sign * min(sign * best, sign * mean - loss) for loss in (low, high))  # none is better than the best
     score = replace(found.score, value=mean - sign * value, low=ends[0], high=ends[1])
     return replace(found, score=score, drop=replace(seen, value=value, low=low, high=high))
 
