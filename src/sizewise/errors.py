@@ -30,15 +30,14 @@ class SizewiseError(Exception):
         got: what was there.
         wanted: what was expected.
         hint: what to do next.
+        reach: the highest rate that can be reached, where one was asked for that cannot; None else.
 
     Attributes:
         step: place of the step of a plan that raised it; None where it was none.
-        reach: the highest rate that can be reached, where one was asked for that cannot; None else.
     """
 
     exit_code = 70
     step: int | None = None
-    reach: float | None = None
 
     def __init__(
         self,
@@ -48,8 +47,9 @@ class SizewiseError(Exception):
         got: str | None = None,
         wanted: str | None = None,
         hint: str | None = None,
+        reach: float | None = None,
     ) -> None:
-        self.what, self.where, self.got, self.wanted, self.hint = what, where, got, wanted, hint
+        self.what, self.where, self.got, self.wanted, self.hint, self.reach = what, where, got, wanted, hint, reach
         super().__init__(what)
 
     def __str__(self) -> str:

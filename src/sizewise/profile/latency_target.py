@@ -147,12 +147,11 @@ def not_timed(where: str, instead: str) -> UsageError:
 
 def _missed(rate: float, reached: float, counts: Sequence[int], levels: Sequence[Sequence[int]], runtime: str) -> PreconditionError:
     all_gone = all(count == options[-1] for count, options in zip(counts, levels, strict=True))
-    error = PreconditionError(
+    return PreconditionError(
         "this share of the latency cannot be reached",
         where="channel_pruning",
         got=f"{100 * reached:.1f} % measured on {runtime}" + (" with as few channels as are possible" if all_gone else ""),
         wanted=f"{100 * rate:.1f} %, within {100 * WITHIN:.0f} points",
         hint="the rest belongs to layers that cannot be cut, or would not get faster; a lower rate",
+        reach=reached if all_gone else None,
     )
-    error.reach = reached if all_gone else None
-    return error

@@ -45,7 +45,8 @@ def impossible(space: Space, done: Mapping[Point, Candidate]) -> list[Parts]:
         found.append(frozenset((culprit, *before)))
         if candidate.failed_reach is not None:
             far = _mildest(space, culprit, beyond=FAR * candidate.failed_reach)
-            blamed[far] = max(blamed.get(far, 0.0), GUILTY if _strength(space, far) > FAR * candidate.failed_reach else 0.0)
+            if _strength(space, far) > FAR * candidate.failed_reach:
+                blamed[far] = GUILTY
     return found + [frozenset([part]) for part in blamed if _blame(space, part, blamed) >= GUILTY]
 
 
@@ -64,7 +65,7 @@ def _milder(space: Space, part: Part, than: Part) -> bool:
     if part[:2] != than[:2]:
         return False
     lever = space.levers(part[0])[part[1]]
-    return lever.level(part[2]).strength <= lever.level(than[2]).strength if lever.ordered else part == than
+    return _strength(space, part) <= _strength(space, than) if lever.ordered else part == than
 
 
 def _mildest(space: Space, part: Part, *, beyond: float | None) -> Part:

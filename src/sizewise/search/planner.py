@@ -377,12 +377,11 @@ class Planner:
 
     def _observed(self, point: Point, candidate: Candidate) -> Observation | None:
         """What a candidate says, be it that its loss is too large; None where it says nothing."""
-        if candidate.measured is not None:
-            off = self._off(candidate.measured.quality) if candidate.unread else 0.0
-            return Observation(point, *observed_figures(candidate.measured, self._reference, self._pace), loss_sd=off)
-        if candidate.partly is not None:
-            figures = observed_figures(candidate.partly, self._reference, self._pace)
-            return Observation(point, *figures, loss_sd=self._off(candidate.partly.quality))
+        file = candidate.measured or candidate.partly
+        if file is not None:
+            whole = candidate.measured is not None and not candidate.unread
+            figures = observed_figures(file, self._reference, self._pace)
+            return Observation(point, *figures, loss_sd=0.0 if whole else self._off(file.quality))
         if candidate.unlowered is not None:
             return Observation(point, loss=observed_loss(candidate.unlowered, self._reference), loss_sd=self._off(candidate.unlowered))
         if candidate.status == "stopped" and math.isfinite(self.goal.limits[-1]):

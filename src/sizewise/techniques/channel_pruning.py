@@ -195,15 +195,14 @@ class ChannelPruning:
                 break
         nearest = min(choices, key=lambda choice: abs(choice.reached - self.rate))
         if nearest.reached < self.rate - SHORT:
-            error = PreconditionError(
+            raise PreconditionError(
                 f"so many {_WORDS[self.target]} cannot be removed",
                 where="channel_pruning",
                 got=f"{100 * nearest.reached:.1f} % with as few channels as are possible",
                 wanted=f"{100 * self.rate:.1f} %",
                 hint="the rest belongs to layers that cannot be cut; a lower rate, or multiple=1",
+                reach=nearest.reached,
             )
-            error.reach = nearest.reached
-            raise error
         return nearest
 
     def _timer(self, context: Context) -> Timer:

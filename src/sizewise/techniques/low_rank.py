@@ -215,15 +215,14 @@ class LowRank:
             reached = 1 - cost(levels) / cost.base
         if reached < self.rate - SHORT:
             most = max(reached, 1 - cost([one.levels[-1] for one in own]) / cost.base)
-            error = PreconditionError(
+            raise PreconditionError(
                 f"so much of the {_WORDS[self.target]} cannot be removed",
                 where="low_rank",
                 got=f"{100 * reached:.1f} %, and {100 * most:.1f} % with the lowest ranks everywhere",
                 wanted=f"{100 * self.rate:.1f} %",
                 hint="the rest belongs to what cannot be factorized; a lower rate",
+                reach=most,
             )
-            error.reach = most
-            raise error
         return levels, reached
 
     def _measure(self, model: nn.Module, ladders: Mapping[str, Ladder], context: Context) -> Any:
