@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from sizewise.data.batches import examples_in
@@ -24,7 +25,7 @@ from sizewise.training.looks import Judge, Looks
 from sizewise.training.modes import on_device, set_modes, trainable
 from sizewise.training.objective import Objective, Weights, matched_paths
 from sizewise.training.place import Place, Precision
-from sizewise.training.renormalize import renormalized
+from sizewise.training.renormalize import renormalized, statistics_apart
 from sizewise.training.schedule import Length, learning_rate
 from sizewise.training.stream import Stream
 from sizewise.training.zeros import Zeros
@@ -35,13 +36,14 @@ __all__ = ["FEATURES", "LABELS", "TEMPERATURE", "Judge", "Outcome", "Recipe", "d
 CHECKS = 4  # looks at the student per run: at every quarter
 SAVE_EVERY = 60.0  # seconds between checkpoints
 SAY_EVERY = 1.0  # seconds between words to the display
-WINDOW = 10  # steps that a loss before and after is averaged over
+WINDOW = 10  # steps that a loss is averaged over
 SAMPLE = 512  # examples for normalization statistics
 CLIP = 5.0  # gradients are no longer than this
 NORMALIZED_LR, OTHER_LR = 3e-3, 2e-4
 LOWER, MOST_LOWERED = 4.0, 5  # a rate under which the loss rises is divided by the first, so often at most
-SURE = 5.0  # standard errors that a rise of the loss exceeds: they are estimated from few batches, and looked at often
-MEASURED, MEASURING = 5, 0.05  # steps that change nothing, and the share of all that they may be: they tell where the loss begins
+CHANCE = 1e-5  # that a loss which did not rise is taken for one that did; it is looked at once per step
+HIGH = 2.0  # times the loss of the start are too much on the way: what batches make of statistics alone raises it somewhat
+MEASURED, MEASURING = 20, 0.05  # steps that change nothing, and the share of all that they may be: they tell where the loss begins
 TEMPERATURE, FEATURES, LABELS = 4.0, 1000.0, 0.0
 
 
@@ -128,11 +130,17 @@ class Outcome:
 
     @property
     def risen(self) -> bool:
-        """Whether the last losses lie above those of the student as it was, beyond what batches differ by."""
-        if self.measured < 3 or self.step - self.since < 2 * WINDOW or self.lowered == MOST_LOWERED:
+        """Whether the last losses lie above those of the student as it was, beyond what batches differ by; on the way, far above.
+
+        Source: Student's test of two means. Deviation: the deviation is that of the losses at the start alone, since a training that
+        goes wrong scatters them.
+        """
+        if self.measured < 3 or self.step - self.since < 2 * WINDOW:
             return False
         error = statistics.stdev(self.begun) * math.sqrt(1 / len(self.begun) + 1 / len(self.last))
-        return statistics.fmean(self.last) - statistics.fmean(self.begun) > SURE * error
+        before, after = statistics.fmean(self.begun), statistics.fmean(self.last)
+        by_chance = before + error * float(stdtrit(len(self.begun) - 1, 1 - CHANCE))
+        return after > by_chance and (self.done or after > HIGH * before)
 
 
 def distill(
@@ -257,6 +265,7 @@ class _Run:
         )
         self.optimizer = self._new_optimizer()
         self.start: dict[str, Tensor] = {}
+        self.apart: dict[str, Tensor] = {}
         self.generator: Tensor | None = None
         self.begin = self.saved = self.said = time.monotonic()
 
@@ -269,7 +278,7 @@ class _Run:
         if not self._resumed(book):
             self._prepare()
             self.start = files.model_copy(self.student)
-        with renormalized(self.student):
+        with renormalized(self.student, self.apart):
             while not self.outcome.done:
                 self._pass(book)
         if self.looks and self.looks.kept:
@@ -285,6 +294,7 @@ class _Run:
         before, old = self._distance(sample), {name: value.clone() for name, value in self.student.named_buffers()}
         reestimate_normalization(self.student, sample)
         if not self._distance(sample) <= before:
+            self.apart = statistics_apart(self.student, old)
             for name, value in self.student.named_buffers():
                 value.copy_(old[name])
 
@@ -303,7 +313,7 @@ class _Run:
             if self._checked():
                 set_modes(self.student)
                 fell = bool(out.scores) and out.scores[-1] < out.scores[0]
-            if self.place.common(float(fell or out.risen)):
+            if self.place.common(float((fell or out.risen) and (out.done or out.lowered < MOST_LOWERED))):
                 self._undo()
             self._keep(book)
             if out.done:
@@ -349,7 +359,7 @@ class _Run:
     def _count(self, loss: float, examples: int) -> None:
         out = self.outcome
         out.step, out.batch, out.examples = out.step + 1, out.batch + 1, out.examples + examples * self.place.processes
-        out.first, out.last = [*out.first, loss][:WINDOW], [*out.last, loss][-WINDOW:]
+        out.first, out.last = [*out.first, loss][:MEASURED], [*out.last, loss][-WINDOW:]
         now = time.monotonic()
         # processes must end together, so they all go by one clock
         out.seconds, self.begin = self.place.common(out.seconds + now - self.begin), now
@@ -387,7 +397,7 @@ class _Run:
         tensors, self.outcome = loaded
         files.restore_model(self.student, _part(tensors, "model/"))
         files.restore_optimizer(self.student, self.optimizer, _part(tensors, "optimizer/"))
-        self.generator, self.start = tensors["generator"], _part(tensors, "start/")
+        self.generator, self.start, self.apart = tensors["generator"], _part(tensors, "start/"), _part(tensors, "apart/")
         if self.looks:
             self.looks.scores, self.looks.best = list(self.outcome.scores), self.outcome.best
             self.looks.kept = {name: tensor.to(self.place.device) for name, tensor in _part(tensors, "best/").items()}
@@ -404,6 +414,7 @@ class _Run:
             "optimizer/": files.optimizer_tensors(self.student, self.optimizer),
             "best/": self.looks.kept if self.looks else {},
             "start/": self.start,
+            "apart/": self.apart,
         }
         tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
         book.save({**tensors, "generator": torch.get_rng_state()}, self.outcome)
