@@ -17,10 +17,7 @@ __all__ = ["renormalized", "statistics_apart"]
 
 MOMENTUM = 0.02  # share of a batch's statistics that the model's take over, a fifth of torch's: they begin as good ones
 FEWEST = 32  # numbers per channel; the statistics of fewer are mostly noise, and the model's own are taken as constants
-
-
-MEAN, VARIANCE = "running_mean", "running_var"
-Apart = Mapping[str, Tensor]
+KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def statistics_apart(model: nn.Module, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,19 +32,25 @@ def statistics_apart(model: nn.Module, fitted: Mapping[str, Tensor]) -> dict[str
     """
     found: dict[str, Tensor] = {}
     for path, norm in _renormalizable(model).items():
-        mean, variance = (f"{path}.{name}" if path else name for name in (MEAN, VARIANCE))
-        found[mean] = fitted[mean] - norm.get_buffer(MEAN)
-        found[variance] = (fitted[variance] + norm.eps) / (norm.get_buffer(VARIANCE) + norm.eps)
+        mean, variance = _buffers(path)
+        found[mean] = fitted[mean] - norm.get_buffer("running_mean")
+        found[variance] = (fitted[variance] + norm.eps) / (norm.get_buffer("running_var") + norm.eps)
     return found
 
 
 def _renormalizable(model: nn.Module) -> dict[str, _BatchNorm]:
-    kept = {id(norm) for norm in normalizations(model) if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)}
-    return {path: norm for path, norm in model.named_modules() if isinstance(norm, _BatchNorm) and id(norm) in kept}
+    paths = {module: path for path, module in model.named_modules()}
+    return {paths[norm]: norm for norm in normalizations(model) if type(norm) in KINDS}
+
+
+def _buffers(path: str) -> tuple[str, str]:
+    """Names of a normalization's mean and variance in its model, which may be itself."""
+    prefix = f"{path}." if path else ""
+    return f"{prefix}running_mean", f"{prefix}running_var"
 
 
 @contextmanager
-def renormalized(model: nn.Module, apart: Apart = MappingProxyType({})) -> Iterator[None]:
+def renormalized(model: nn.Module, apart: Mapping[str, Tensor] = MappingProxyType({})) -> Iterator[None]:
     """Within it, batch normalizations in training mode put out what they would in inference, and follow the data slowly.
 
     A pruned model was fitted with the statistics that it has; those of batches would throw it back at the first step. Taken as
@@ -70,8 +73,8 @@ def renormalized(model: nn.Module, apart: Apart = MappingProxyType({})) -> Itera
     """
     norms = _renormalizable(model)
     for path, norm in norms.items():
-        mean, variance = (apart.get(f"{path}.{name}" if path else name) for name in (MEAN, VARIANCE))
-        norm.forward = partial(_forward, norm, mean, variance)  # type: ignore[method-assign]
+        mean, variance = _buffers(path)
+        norm.forward = partial(_forward, norm, apart.get(mean), apart.get(variance))  # type: ignore[method-assign]
     try:
         yield
     finally:
