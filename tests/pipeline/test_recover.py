@@ -426,8 +426,7 @@ def test_stale_normalization_statistics_are_made_new_before_the_training(teacher
     assert distance(recovered, teacher) < 0.3 * distance(stale, teacher), "after a single step"
     same_as_given: Any = sizewise.recover(teacher, stale, BARE, epochs=0.001)
     gap = same_as_given.inner[1].running_mean - teacher.get_buffer("inner.1.running_mean")
-    share = 0.02 * 0.2  # of the deviation: that of a batch's mean, taken over in part
-    assert bool((gap.abs() < share * teacher.get_buffer("inner.1.running_var").sqrt()).all()), "where they fit they stay, but for one batch"
+    assert float(gap.abs().max()) < 1e-3, "where they fit they stay, but for what one batch adds"
 
 
 def test_statistics_that_were_fitted_with_the_weights_are_kept_as_far_from_those_of_the_data(teacher: nn.Module) -> None:
@@ -437,13 +436,15 @@ def test_statistics_that_were_fitted_with_the_weights_are_kept_as_far_from_those
         fitted.stem[1].running_mean += 0.5 * fitted.stem[1].running_var.sqrt()
         fitted.stem[1].running_var *= 2.0
     recovered: Any = sizewise.recover(fitted, deepcopy(fitted), BARE, epochs=30, lr=1e-12, features=0.0)
-    for name, most in (("running_mean", 0.1), ("running_var", 0.2)):
+    for name, most in (("running_mean", 0.02), ("running_var", 0.05)):
         stayed, was, data = (model.get_buffer(f"stem.1.{name}") for model in (recovered, fitted, teacher))
         assert bool(((stayed - was).abs() < most * (was - data).abs()).all()), name
 
 
 def test_a_student_that_is_near_comes_nearer_for_all_its_statistics_were_fitted(teacher: nn.Module) -> None:
     near = blurred(teacher, share=0.02)
+    unchanged = sizewise.recover(near, teacher, BARE, epochs=15, lr=1e-12, features=0.0, precision="float32")
+    assert distance(unchanged, teacher) < 1.1 * distance(near, teacher)
     recovered = sizewise.recover(near, teacher, BARE, epochs=15, lr=0.01, features=0.0, precision="float32")
     assert distance(recovered, teacher) < 0.2 * distance(near, teacher)
 

@@ -294,9 +294,9 @@ class _Run:
         before, old = self._distance(sample), {name: value.clone() for name, value in self.student.named_buffers()}
         reestimate_normalization(self.student, sample)
         if not self._distance(sample) <= before:
-            self.apart = statistics_apart(self.student, old)
             for name, value in self.student.named_buffers():
                 value.copy_(old[name])
+            self.apart = statistics_apart(self.student, sample)
 
     def _distance(self, sample: Sequence[Inputs]) -> float:
         """How far the outputs are from the teacher's, in inference."""

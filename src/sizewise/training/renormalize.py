@@ -1,7 +1,7 @@
 """Batch normalizations that compute what they do in inference, with the gradients that they have in training."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import MappingProxyType
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sizewise.data.statistics import normalizations
+from sizewise.protocols import Inputs
 
 __all__ = ["renormalized", "statistics_apart"]
 
@@ -20,22 +21,50 @@ FEWEST = 32  # numbers per channel; the statistics of fewer are mostly noise, an
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def statistics_apart(model: nn.Module, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """How fitted normalization statistics differ from those of the data.
+def statistics_apart(model: nn.Module, sample: Iterable[Inputs]) -> dict[str, Tensor]:
+    """How the normalization statistics of a model differ from those of batches, as the model computes them in inference.
 
     Args:
-        model: with the data's.
-        fitted: by the names of its buffers.
+        model: whose statistics were fitted; left in eval mode.
+        sample: batches as in training.
 
     Returns:
-        by the same names the difference of means, and the ratio of variances, each of the shape of the channels.
+        by the names of the buffers the difference of means, and the ratio of variances, each of the shape of the channels. A
+        normalization that nothing reached has neither.
     """
+    model.eval()
+    norms = _renormalizable(model)
+    moments: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in norms}
+    with ExitStack() as stack, torch.no_grad():
+        for path, norm in norms.items():
+            stack.callback(norm.register_forward_pre_hook(partial(_measure, moments[path])).remove)
+        for inputs in sample:
+            inputs.call(model)
     found: dict[str, Tensor] = {}
-    for path, norm in _renormalizable(model).items():
-        mean, variance = _buffers(path)
-        found[mean] = fitted[mean] - norm.get_buffer("running_mean")
-        found[variance] = (fitted[variance] + norm.eps) / (norm.get_buffer("running_var") + norm.eps)
+    for path, measured in moments.items():
+        if measured:
+            norm, (mean, variance) = norms[path], _buffers(path)
+            centre, now = (torch.stack(values).mean(0) for values in zip(*measured, strict=True))
+            found[mean] = norm.get_buffer("running_mean") - centre
+            found[variance] = (norm.get_buffer("running_var") + norm.eps) / (now + norm.eps)
     return found
+
+
+def _measure(moments: list[tuple[Tensor, Tensor]], _: nn.Module, args: tuple[Tensor, ...]) -> None:
+    if _follows(args[0]):
+        moments.append(_moments(args[0]))
+
+
+def _follows(x: Tensor) -> bool:
+    return x.ndim > 1 and x.numel() // max(x.shape[1], 1) >= FEWEST
+
+
+def _moments(x: Float[Tensor, "n channels *places"]) -> tuple[Tensor, Tensor]:
+    """Mean and variance per channel, in one pass; `torch.var_mean` takes ten times as long on CPUs."""
+    # statistics of single precision ask for the moments in it, also of halves
+    unused = torch.zeros(x.shape[1], device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+    mean, variance = torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
+    return mean, variance
 
 
 def _renormalizable(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -88,17 +117,13 @@ def _forward(
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None
-    count = x.numel() // max(len(mean), 1)
-    if not norm.training or count < FEWEST or x.ndim < 2:
+    if not norm.training or not _follows(x):
         return F.batch_norm(x, mean, variance, norm.weight, norm.bias, False, 0.0, norm.eps)
     with torch.no_grad():
-        deviation, before = (variance + norm.eps).sqrt(), mean.clone()
-        # one pass for both moments, in single precision also of halves; `torch.var_mean` takes ten times as long on CPUs
-        centre, now = torch.batch_norm_update_stats(x, mean, variance, MOMENTUM)
-        if apart is not None and times is not None:
-            mean += MOMENTUM * apart
-            variance += MOMENTUM * (times - 1) * now
-        r, d = (now + norm.eps).sqrt() / deviation, (centre - before) / deviation
+        deviation, (centre, now) = (variance + norm.eps).sqrt(), _moments(x)
+        r, d = (now + norm.eps).sqrt() / deviation, (centre - mean) / deviation
+        mean.lerp_(centre if apart is None else centre + apart, MOMENTUM)
+        variance.lerp_(now if times is None else (now + norm.eps) * times - norm.eps, MOMENTUM)
     weight = norm.weight if norm.weight is not None else torch.ones_like(r)
     bias = norm.bias if norm.bias is not None else torch.zeros_like(d)
     return F.batch_norm(x, None, None, weight * r, weight * d + bias, True, 0.0, norm.eps)
