@@ -31,7 +31,8 @@ WANTED, BATCH, CALIBRATION, SHIFT = 0.885, 32, 1024, 4
 class Pictures:
     """Shuffled batches of training pictures, each shifted and flipped at random, by torch's global generator."""
 
-    def __init__(self, archive: np.lib.npyio.NpzFile, share: float) -> None:
+    def __init__(self, archive: np.lib.npyio.NpzFile, share: float, batch: int = BATCH) -> None:
+        self.batch = batch
         jpg, offsets = archive["jpg_train"].tobytes(), archive["off_train"]
         count = int(share * len(archive["y_train"]))
         images = [np.asarray(Image.open(io.BytesIO(jpg[offsets[i] : offsets[i + 1]]))) for i in range(count)]
@@ -39,10 +40,10 @@ class Pictures:
         self.labels = torch.from_numpy(archive["y_train"][:count].astype(np.int64))
 
     def __len__(self) -> int:
-        return len(self.labels) // BATCH
+        return len(self.labels) // self.batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.randperm(len(self.labels))[: len(self) * BATCH].split(BATCH):
+        for rows in torch.randperm(len(self.labels))[: len(self) * self.batch].split(self.batch):
             yield _varied(self.pixels[rows]), self.labels[rows]
 
 

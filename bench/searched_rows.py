@@ -27,11 +27,14 @@ class Peer:
     score: float
 
 
-def searched(task: Task, budget: Budget, out: Path, *, recover: str | None = None, time_limit: str | None = None) -> Result:
+def searched(
+    task: Task, budget: Budget, out: Path, *, recover: str | None = None, time_limit: str | None = None, workers: int = 1
+) -> Result:
     """What `fit` finds; where nothing fits, the nearest. Goes on where an earlier run in `out` stopped."""
+    options = {"recover": recover, "time_limit": time_limit, "workers": workers}
     try:
         with shown(True) as progress:
-            return fit(task, budget, out=out, recover=recover, time_limit=time_limit, resume=out.exists(), progress=progress)
+            return fit(task, budget, out=out, resume=out.exists(), progress=progress, **options)
     except BudgetInfeasible as error:
         if error.result is None:
             raise
