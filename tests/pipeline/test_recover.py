@@ -558,6 +558,14 @@ def test_what_batches_differ_by_is_not_taken_for_a_rise_of_the_loss(teacher: nn.
     assert found.record["lowered"] == 0
 
 
+def test_with_validation_the_average_of_the_last_weights_is_kept(teacher: nn.Module) -> None:
+    near, data = blurred(teacher, share=0.05), DataLoader(cast("Any", PICTURES), batch_size=8, shuffle=True)
+    options: dict[str, Any] = {"epochs": 8, "lr": 0.003, "features": 0.0, "precision": "float32"}
+    judged, last = (sizewise.recover(near, teacher, data, validation=validation, **options) for validation in (BARE, None))
+    assert account(judged).record["best"] == 4, "at the end"
+    assert distance(judged, teacher) < 0.6 * distance(last, teacher)
+
+
 def test_it_begins_anew_a_few_times_at_most(teacher: nn.Module) -> None:
     """Both loss and validation become worse at all of these rates."""
     near = blurred(teacher, share=0.02)

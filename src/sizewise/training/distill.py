@@ -20,6 +20,7 @@ from sizewise.errors import PreconditionError, UsageError, blaming
 from sizewise.graph.trace import eval_copy
 from sizewise.protocols import Inputs, Progress, Silent
 from sizewise.training import checkpoint as files
+from sizewise.training.average import Average
 from sizewise.training.layout import channels_last
 from sizewise.training.looks import Judge, Looks
 from sizewise.training.modes import on_device, set_modes, trainable
@@ -158,7 +159,7 @@ def distill(
 
     Adam under a short linear rise and a cosine; the student runs as in inference (`set_modes`, `renormalized`), after its
     normalization statistics were re-estimated, if that brings its outputs nearer to the teacher's. Zeros of pruned weights stay
-    zero, and what modules share stays shared. With a judge, the best of the states at every quarter and of the start is kept.
+    zero, and what modules share stays shared. With a judge, the best of the start and of its averages (`Average`) at every quarter is kept.
 
     Args:
         student: changed in place; of no use when this raises.
@@ -258,6 +259,7 @@ class _Run:
         self.student, self.joined = objective.student, place.joined(objective.student)
         self.parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.zeros, self.rounds = zeros, stream.rounds()
+        self.average = Average(self.student) if looks else None
         self.outcome = Outcome(
             lr=recipe.lr or (NORMALIZED_LR if normalizations(self.student) else OTHER_LR),
             features=len(objective.paths),
@@ -354,6 +356,8 @@ class _Run:
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimizer.step()
         self.zeros.mask_values()
+        if self.average and not waits:
+            self.average.follow(out.step + 1 - max(out.since, out.measured))
         self._count(value, examples_in(inputs))
 
     def _count(self, loss: float, examples: int) -> None:
@@ -369,25 +373,26 @@ class _Run:
             self.progress.working(f"recovering, {min(self.position, 1.0):.0%}, loss {loss:.3g}, {format_seconds(max(left, 0.0))} left")
 
     def _checked(self) -> bool:
-        """Look at the student at every quarter; says whether it did."""
+        """Look at the student's average at every quarter; says whether it did."""
         out, due = self.outcome, min(int(self.position * CHECKS + 1e-9), CHECKS)
         if due <= out.checks:
             return False
         passed, out.checks = due - out.checks, due
         told = f"loss {sum(out.last) / len(out.last):.3g}"
-        if self.looks:
-            told += f", validation {self._look():.4g}, {out.scores[0]:.4g} before"
+        if self.looks and self.average:
+            with self.average.shown():
+                self._look()
+            told += f", validation {out.scores[-1]:.4g}, {out.scores[0]:.4g} before"
             out.stopped = self.recipe.patience is not None and self.looks.since >= self.recipe.patience and due < CHECKS
         out.done = due == CHECKS or out.stopped
         self.progress.advance(f"recovered for {out.step} steps: {told}", units=CHECKS if out.stopped else passed)
         return True
 
-    def _look(self) -> float:
+    def _look(self) -> None:
         assert self.looks is not None
         self.progress.working("recovering: scoring on validation data")
-        score = self.looks.look(self.student)
+        self.looks.look(self.student)
         self.outcome.scores, self.outcome.best = list(self.looks.scores), self.looks.best
-        return score
 
     def _resumed(self, book: _Book | None) -> bool:
         """Take up what the book holds; says whether it held anything."""
@@ -398,7 +403,8 @@ class _Run:
         files.restore_model(self.student, _part(tensors, "model/"))
         files.restore_optimizer(self.student, self.optimizer, _part(tensors, "optimizer/"))
         self.generator, self.start, self.apart = tensors["generator"], _part(tensors, "start/"), _part(tensors, "apart/")
-        if self.looks:
+        if self.looks and self.average:
+            self.average.resume(_part(tensors, "average/"))
             self.looks.scores, self.looks.best = list(self.outcome.scores), self.outcome.best
             self.looks.kept = {name: tensor.to(self.place.device) for name, tensor in _part(tensors, "best/").items()}
         self.progress.note(f"recovering: going on after {self.outcome.step} steps")
@@ -415,6 +421,7 @@ class _Run:
             "best/": self.looks.kept if self.looks else {},
             "start/": self.start,
             "apart/": self.apart,
+            "average/": self.average.tensors if self.average else {},
         }
         tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
         book.save({**tensors, "generator": torch.get_rng_state()}, self.outcome)
