@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from sizewise.training.average import POWER, Average
 from sizewise.training.checkpoint import model_copy
@@ -20,6 +20,19 @@ def moved(net: nn.Module, by: float) -> None:
     with torch.no_grad():
         for tensor in (*net.parameters(), *(net.get_buffer(f"1.running_{kind}") for kind in ("mean", "var"))):
             tensor += by
+
+
+def begun() -> tuple[nn.Module, Average]:
+    """A model that has moved since the only step that its average took in."""
+    net = model()
+    average = Average(net)
+    average.follow(1)
+    moved(net, 1.0)
+    return net, average
+
+
+def same(net: nn.Module, state: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, state[name]) for name, value in model_copy(net).items())
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=12))
@@ -50,34 +63,28 @@ def test_the_model_is_shown_as_its_average_and_then_as_it_was() -> None:
 
     def interrupted() -> None:
         with average.shown():
-            assert all(torch.equal(value, first[name]) for name, value in model_copy(net).items())
+            assert same(net, first)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert all(torch.equal(value, now[name]) for name, value in model_copy(net).items())
+    assert same(net, now)
 
 
 def test_the_first_step_begins_anew() -> None:
-    net = model()
-    average = Average(net)
-    average.follow(1)
-    moved(net, 1.0)
+    net, average = begun()
     average.follow(1)
     with average.shown():
         shown = model_copy(net)
-    assert all(torch.equal(value, shown[name]) for name, value in model_copy(net).items())
+    assert same(net, shown)
 
 
 def test_it_goes_on_from_a_checkpoint() -> None:
-    net = model()
-    average = Average(net)
-    average.follow(1)
-    moved(net, 1.0)
+    net, average = begun()
     other = deepcopy(net)
     resumed = Average(other)
     resumed.resume(average.tensors)
     for each in (average, resumed):
         each.follow(2)
     with average.shown(), resumed.shown():
-        assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
+        assert same(net, model_copy(other))
