@@ -20,7 +20,6 @@ from sizewise.errors import PreconditionError, UsageError, blaming
 from sizewise.graph.trace import eval_copy
 from sizewise.protocols import Inputs, Progress, Silent
 from sizewise.training import checkpoint as files
-from sizewise.training.average import Average
 from sizewise.training.layout import channels_last
 from sizewise.training.looks import Judge, Looks
 from sizewise.training.modes import on_device, set_modes, trainable
@@ -187,7 +186,7 @@ def distill(
         for model in (student, guide):
             stack.enter_context(channels_last(model, first))
         objective = Objective(student, guide, recipe.weights, _paths(student, guide, recipe, first))
-        looks, zeros = Looks(judge, place) if judge else None, Zeros(student, pruned)
+        looks, zeros = Looks(judge, place, student) if judge else None, Zeros(student, pruned)
         run = _Run(objective, stream, recipe, place, looks, zeros, progress or Silent())
         run.go(_Book(checkpoint, _identity(student, teacher, recipe)) if checkpoint else None)
     student.eval()
@@ -259,7 +258,6 @@ class _Run:
         self.student, self.joined = objective.student, place.joined(objective.student)
         self.parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.zeros, self.rounds = zeros, stream.rounds()
-        self.average = Average(self.student) if looks else None
         self.outcome = Outcome(
             lr=recipe.lr or (NORMALIZED_LR if normalizations(self.student) else OTHER_LR),
             features=len(objective.paths),
@@ -284,7 +282,7 @@ class _Run:
             while not self.outcome.done:
                 self._pass(book)
         if self.looks and self.looks.kept:
-            self.looks.restore(self.student)
+            self.looks.restore()
 
     def _prepare(self) -> None:
         """Look at the student as it was given, and let it begin with the better of two normalization statistics."""
@@ -356,8 +354,8 @@ class _Run:
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimizer.step()
         self.zeros.mask_values()
-        if self.average and not waits:
-            self.average.follow(out.step + 1 - max(out.since, out.measured))
+        if self.looks and not waits:
+            self.looks.average.follow(out.step + 1 - max(out.since, out.measured))
         self._count(value, examples_in(inputs))
 
     def _count(self, loss: float, examples: int) -> None:
@@ -379,9 +377,8 @@ class _Run:
             return False
         passed, out.checks = due - out.checks, due
         told = f"loss {sum(out.last) / len(out.last):.3g}"
-        if self.looks and self.average:
-            with self.average.shown():
-                self._look()
+        if self.looks:
+            self._look()
             told += f", validation {out.scores[-1]:.4g}, {out.scores[0]:.4g} before"
             out.stopped = self.recipe.patience is not None and self.looks.since >= self.recipe.patience and due < CHECKS
         out.done = due == CHECKS or out.stopped
@@ -391,7 +388,7 @@ class _Run:
     def _look(self) -> None:
         assert self.looks is not None
         self.progress.working("recovering: scoring on validation data")
-        self.looks.look(self.student)
+        self.looks.look()
         self.outcome.scores, self.outcome.best = list(self.looks.scores), self.looks.best
 
     def _resumed(self, book: _Book | None) -> bool:
@@ -403,8 +400,8 @@ class _Run:
         files.restore_model(self.student, _part(tensors, "model/"))
         files.restore_optimizer(self.student, self.optimizer, _part(tensors, "optimizer/"))
         self.generator, self.start, self.apart = tensors["generator"], _part(tensors, "start/"), _part(tensors, "apart/")
-        if self.looks and self.average:
-            self.average.resume(_part(tensors, "average/"))
+        if self.looks:
+            self.looks.average.resume(_part(tensors, "average/"))
             self.looks.scores, self.looks.best = list(self.outcome.scores), self.outcome.best
             self.looks.kept = {name: tensor.to(self.place.device) for name, tensor in _part(tensors, "best/").items()}
         self.progress.note(f"recovering: going on after {self.outcome.step} steps")
@@ -421,7 +418,7 @@ class _Run:
             "best/": self.looks.kept if self.looks else {},
             "start/": self.start,
             "apart/": self.apart,
-            "average/": self.average.tensors if self.average else {},
+            "average/": self.looks.average.tensors if self.looks else {},
         }
         tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
         book.save({**tensors, "generator": torch.get_rng_state()}, self.outcome)
